@@ -1,0 +1,109 @@
+"""What a person may choose. Everything else follows from the data.
+
+Settings come from the command line and the environment (`MEMOS_*`), are read once, and are handed down; nothing below
+this module reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import platformdirs
+
+from engine.errors import Invalid
+
+DEFAULT_EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
+NO_EMBEDDER = "none"
+DEFAULT_IDLE_S = 900.0
+DEFAULT_BACKUPS_KEPT = 3
+DEFAULT_BACKUP_EVERY_H = 24.0
+TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
+FALSE_WORDS = frozenset({"0", "false", "no", "off", ""})
+
+
+def default_data_folder() -> Path:
+    """The platform's folder for user data."""
+    return Path(platformdirs.user_data_dir("memos-mcp", appauthor=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One data folder and how it is served."""
+
+    data: Path = field(default_factory=default_data_folder)
+    embedder: str = DEFAULT_EMBEDDER  # a Hugging Face name, a path to a folder, or "none"
+    offline: bool = False  # never download, whatever is missing
+    idle_s: float = DEFAULT_IDLE_S  # a daemon that nobody talks to ends after this
+    backups_kept: int = DEFAULT_BACKUPS_KEPT  # automatic backups in <data>/backups
+    backup_every_h: float = DEFAULT_BACKUP_EVERY_H  # 0: no automatic backups
+
+    @property
+    def database(self) -> Path:
+        return self.data / "vault.duckdb"
+
+    @property
+    def index_folder(self) -> Path:
+        return self.data / "index"
+
+    @property
+    def models_folder(self) -> Path:
+        return self.data / "models"
+
+    @property
+    def backups_folder(self) -> Path:
+        return self.data / "backups"
+
+    @property
+    def damaged_folder(self) -> Path:
+        return self.data / "damaged"
+
+
+def settings_from(environment: Mapping[str, str], *, data: Path | None = None) -> Settings:
+    """Settings from `MEMOS_*` variables; an explicit `data` folder wins.
+
+    Raises:
+        Invalid: a variable that does not say what it must say; the message names it.
+    """
+    base = Settings()
+    folder = data or (Path(environment["MEMOS_DATA"]) if environment.get("MEMOS_DATA") else base.data)
+    return Settings(
+        data=folder.expanduser().absolute(),
+        embedder=environment.get("MEMOS_EMBEDDER") or base.embedder,
+        offline=_flag(environment, "MEMOS_OFFLINE", base.offline),
+        idle_s=_number(environment, "MEMOS_IDLE_S", base.idle_s),
+        backups_kept=int(_number(environment, "MEMOS_BACKUPS_KEPT", base.backups_kept)),
+        backup_every_h=_number(environment, "MEMOS_BACKUP_EVERY_H", base.backup_every_h),
+    )
+
+
+def environment_settings(*, data: Path | None = None) -> Settings:
+    """Settings from this process's environment."""
+    return settings_from(os.environ, data=data)
+
+
+def _flag(environment: Mapping[str, str], name: str, default: bool) -> bool:
+    value = environment.get(name)
+    if value is None:
+        return default
+    word = value.strip().lower()
+    if word in TRUE_WORDS:
+        return True
+    if word in FALSE_WORDS:
+        return False
+    raise Invalid(f"{name} is {value!r}: use 1 or 0")
+
+
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+    value = environment.get(name)
+    if not value:
+        return default
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise Invalid(f"{name} is {value!r}: use a number that is not negative")
+    return number
