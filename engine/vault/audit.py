@@ -1,0 +1,85 @@
+"""The audit log: append-only, hash-chained, without content.
+
+Each row's hash covers the row and the hash before it (as in a transparency log, without the tree), so a row that is
+changed, removed or slipped in later breaks the chain at a place that can be named. Rows hold ids, counts and reasons,
+never what a memory says: erasing a memory therefore leaves the chain whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cubes.canonical import canonical_bytes
+from engine.vault.rows import known_time
+
+FIRST_PREVIOUS = "0" * 64
+AUDIT_COLUMNS = (
+    "seq",
+    "recorded_at",
+    "actor",
+    "client",
+    "action",
+    "cube",
+    "ids",
+    "reason",
+    "detail",
+    "previous",
+    "hash",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    seq: int
+    recorded_at: datetime
+    actor: str
+    client: str
+    action: str
+    cube: str
+    ids: tuple[str, ...]
+    reason: str | None
+    detail: dict[str, Any]
+    previous: str
+
+    def hash(self) -> str:
+        """SHA-256 over the canonical row, which includes the previous hash."""
+        return hashlib.sha256(canonical_bytes(self)).hexdigest()
+
+
+def audit_row_of(row: Sequence[Any]) -> tuple[AuditRow, str]:
+    """The row and the hash that stands beside it, from the values of `AUDIT_COLUMNS`."""
+    return (
+        AuditRow(
+            seq=row[0],
+            recorded_at=known_time(row[1]),
+            actor=row[2],
+            client=row[3],
+            action=row[4],
+            cube=row[5],
+            ids=tuple(json.loads(row[6])),
+            reason=row[7],
+            detail=json.loads(row[8]),
+            previous=row[9],
+        ),
+        row[10],
+    )
+
+
+def broken_links(rows: Iterable[tuple[AuditRow, str]]) -> list[str]:
+    """What is wrong with a chain that should start at 1 and have no gap; empty: it is whole."""
+    problems: list[str] = []
+    expected, previous = 1, FIRST_PREVIOUS
+    for row, stored in rows:
+        if row.seq != expected:
+            problems.append(f"audit row {expected} is missing: the next one is {row.seq}")
+        elif row.previous != previous:
+            problems.append(f"audit row {row.seq} does not continue the row before it")
+        if row.hash() != stored:
+            problems.append(f"audit row {row.seq} was changed after it was written")
+        expected, previous = row.seq + 1, stored
+    return problems

@@ -1,0 +1,132 @@
+"""Copies of the vault: made whole or not at all, found again, and put back.
+
+A backup is a compacted DuckDB file. Automatic ones stand in `<data>/backups`, named by time; the newest few are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from engine.errors import Corrupt, Invalid, NotFound
+from engine.settings import Settings
+from engine.vault.lock import FolderLock
+
+AUTOMATIC = "auto"
+PRE_MIGRATION = "before-schema-"
+SUFFIX = ".duckdb"
+
+
+def backup_path(settings: Settings, now: datetime, label: str) -> Path:
+    """Where a backup made at `now` goes."""
+    stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return settings.backups_folder / f"{stamp}-{label}{SUFFIX}"
+
+
+def backup_names(settings: Settings) -> list[Path]:
+    """The backups in the data folder, oldest first."""
+    return sorted(settings.backups_folder.glob(f"*{SUFFIX}"))
+
+
+def newest_backup(settings: Settings) -> Path | None:
+    names = backup_names(settings)
+    return names[-1] if names else None
+
+
+def copy_database(connection: duckdb.DuckDBPyConnection, path: Path) -> Path:
+    """Copy what lives in the connection's database into a new file at `path`.
+
+    Raises:
+        Invalid: there is something at `path`, or its folder cannot be written.
+    """
+    if path.exists():
+        raise Invalid(f"{path} exists: a backup never replaces a file; choose another name")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in (partial, Path(f"{partial}.wal")):
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise Invalid(f"{path} cannot be written: {error.strerror}") from error
+    source = connection.execute("SELECT current_database()").fetchone()
+    assert source is not None  # a SELECT without FROM has one row
+    quoted = str(partial).replace("'", "''")
+    connection.execute(f"ATTACH '{quoted}' AS copy_target")
+    try:
+        connection.execute(f'COPY FROM DATABASE "{source[0]}" TO copy_target')
+    finally:
+        connection.execute("DETACH copy_target")
+    os.chmod(partial, 0o600)
+    descriptor = os.open(partial, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(partial, path)
+    return path
+
+
+def check_backup(path: Path) -> None:
+    """Read all of a backup.
+
+    Raises:
+        NotFound: there is no such file.
+        Corrupt: it is not a whole backup.
+    """
+    if not path.is_file():
+        raise NotFound(f"{path} is not there: `memos-mcp doctor` lists the backups in the data folder")
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            names = [row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+            if "memories" not in names or "audit" not in names:
+                raise Corrupt(f"{path} is a DuckDB file, but not a backup of memos-mcp")
+            for name in names:
+                # Summing a hash over every column reads, and so checks, every block.
+                connection.execute(f'SELECT bit_xor(hash(t)) FROM "{name}" AS t').fetchall()
+    except duckdb.Error as error:
+        raise Corrupt(f"{path} cannot be read as a backup: it is damaged or another kind of file") from error
+
+
+def restore_backup(settings: Settings, path: Path, now: datetime) -> Path | None:
+    """Put the backup at `path` in place of the vault; what stood there is kept aside, and where is returned.
+
+    Indexes are rebuilt from it at the next start.
+
+    Raises:
+        Busy: a daemon has the folder.
+        Corrupt, NotFound: the backup cannot be used; nothing was changed.
+    """
+    check_backup(path)
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FolderLock(settings.data / "vault.lock")
+    try:
+        incoming = settings.database.with_suffix(".incoming")
+        shutil.copyfile(path, incoming)
+        os.chmod(incoming, 0o600)
+        descriptor = os.open(incoming, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        kept = _keep_aside(settings, now)
+        shutil.rmtree(settings.index_folder, ignore_errors=True)
+        os.replace(incoming, settings.database)
+        return kept
+    finally:
+        lock.release()
+
+
+def _keep_aside(settings: Settings, now: datetime) -> Path | None:
+    database, wal = settings.database, Path(f"{settings.database}.wal")
+    if not database.exists() and not wal.exists():
+        return None
+    folder = settings.damaged_folder / now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    folder.mkdir(parents=True, mode=0o700)
+    for file in (database, wal):
+        if file.exists():
+            os.replace(file, folder / file.name)
+    return folder

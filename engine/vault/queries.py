@@ -1,0 +1,188 @@
+"""What is asked of the vault: reading queries, as functions of a connection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import duckdb
+
+from cubes import Lineage, MemCube, Memory
+from engine.vault.audit import AUDIT_COLUMNS, AuditRow, audit_row_of
+from engine.vault.rows import CUBE_COLUMNS, Record, cube_of, lineage_of, record_of, stored_time, usage_of
+from engine.vault.schema import MEMORY_COLUMNS
+
+COLUMNS = ", ".join(MEMORY_COLUMNS)
+LIVE_STATES = ("generated", "activated")
+Connection = duckdb.DuckDBPyConnection
+
+
+def records(connection: Connection, ids: Sequence[str]) -> dict[str, Record]:
+    """Current records by id; ids that do not exist are left out."""
+    if not ids:
+        return {}
+    marks = ", ".join("?" * len(ids))
+    rows = connection.execute(f"SELECT {COLUMNS} FROM memories WHERE id IN ({marks})", list(ids)).fetchall()
+    return {row[0]: record_of(row) for row in rows}
+
+
+def complete(connection: Connection, found: Iterable[Record]) -> list[Memory]:
+    """Memories with lineage and usage, in the order given."""
+    found = list(found)
+    if not found:
+        return []
+    ids = [record.memory.id for record in found]
+    marks = ", ".join("?" * len(ids))
+    edges: dict[str, list[tuple[Any, ...]]] = {}
+    for derived, *edge in connection.execute(
+        f"SELECT derived, relation, source, source_version FROM lineage WHERE derived IN ({marks})"
+        " ORDER BY relation, source",
+        ids,
+    ).fetchall():
+        edges.setdefault(derived, []).append(tuple(edge))
+    usage = {
+        row[0]: usage_of(row[1:])
+        for row in connection.execute(
+            f"SELECT id, access_count, last_access FROM usage WHERE id IN ({marks})", ids
+        ).fetchall()
+    }
+    memories = []
+    for record in found:
+        memory = record.memory
+        memory = replace(memory, lineage=lineage_of(edges.get(memory.id, ())))
+        memories.append(replace(memory, behavioural=usage.get(memory.id, memory.behavioural)))
+    return memories
+
+
+def versions(connection: Connection, id: str) -> list[Record]:
+    """All versions of a memory, oldest first."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM versions WHERE id = ? UNION ALL SELECT {COLUMNS} FROM memories WHERE id = ?"
+        " ORDER BY version",
+        [id, id],
+    ).fetchall()
+    return [record_of(row) for row in rows]
+
+
+def derived_from(connection: Connection, ids: Sequence[str]) -> list[tuple[str, Lineage]]:
+    """Edges into `ids`: (id of the derived memory, the edge)."""
+    if not ids:
+        return []
+    marks = ", ".join("?" * len(ids))
+    rows = connection.execute(
+        f"SELECT derived, relation, source, source_version FROM lineage WHERE source IN ({marks})"
+        " ORDER BY derived, relation, source",
+        list(ids),
+    ).fetchall()
+    return [(row[0], lineage_of([row[1:]])[0]) for row in rows]
+
+
+def neighbours(connection: Connection, memory: Memory) -> tuple[str | None, str | None]:
+    """The turns before and after in the same session."""
+    about = memory.descriptive
+    if about.session is None or about.position is None:
+        return None, None
+    before = connection.execute(
+        "SELECT id FROM memories WHERE cube = ? AND session = ? AND position < ? ORDER BY position DESC LIMIT 1",
+        [memory.cube, about.session, about.position],
+    ).fetchone()
+    after = connection.execute(
+        "SELECT id FROM memories WHERE cube = ? AND session = ? AND position > ? ORDER BY position LIMIT 1",
+        [memory.cube, about.session, about.position],
+    ).fetchone()
+    return (before[0] if before else None), (after[0] if after else None)
+
+
+def cubes(connection: Connection) -> list[MemCube]:
+    rows = connection.execute(f"SELECT {', '.join(CUBE_COLUMNS)} FROM cubes ORDER BY name").fetchall()
+    return [cube_of(row) for row in rows]
+
+
+def cube(connection: Connection, name: str) -> MemCube | None:
+    row = connection.execute(f"SELECT {', '.join(CUBE_COLUMNS)} FROM cubes WHERE name = ?", [name]).fetchone()
+    return None if row is None else cube_of(row)
+
+
+def counts(connection: Connection, column: str, cube: str | None = None) -> tuple[tuple[str, int], ...]:
+    """Number of memories by `state` or `kind`."""
+    assert column in ("state", "kind")
+    where, parameters = ("WHERE cube = ?", [cube]) if cube is not None else ("", [])
+    rows = connection.execute(
+        f"SELECT {column}, count(*) FROM memories {where} GROUP BY {column} ORDER BY {column}", parameters
+    ).fetchall()
+    return tuple((row[0], row[1]) for row in rows)
+
+
+def page(
+    connection: Connection,
+    cube: str,
+    *,
+    after_label: int,
+    limit: int,
+    kind: str | None,
+    tag: str | None,
+    state: str | None,
+) -> list[Record]:
+    """Memories of a cube in the order in which they were remembered, from behind `after_label` on."""
+    conditions, parameters = ["cube = ?", "label > ?"], [cube, after_label]
+    for column, value in (("kind", kind), ("state", state)):
+        if value is not None:
+            conditions.append(f"{column} = ?")
+            parameters.append(value)
+    if tag is not None:
+        conditions.append("json_contains(header::JSON -> 'tags', ?::JSON)")
+        parameters.append(json.dumps(tag))
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM memories WHERE {' AND '.join(conditions)} ORDER BY label LIMIT ?",
+        [*parameters, limit],
+    ).fetchall()
+    return [record_of(row) for row in rows]
+
+
+def as_of(connection: Connection, cube: str, moment: datetime) -> list[Record]:
+    """The version of each memory of a cube that was current at `moment`, in the order of labels."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM (SELECT {COLUMNS} FROM memories UNION ALL SELECT {COLUMNS} FROM versions)"
+        " WHERE cube = ? AND updated_at <= ?"
+        " QUALIFY row_number() OVER (PARTITION BY id ORDER BY version DESC) = 1 ORDER BY label",
+        [cube, stored_time(moment)],
+    ).fetchall()
+    return [record_of(row) for row in rows]
+
+
+def changed_since(connection: Connection, cube: str, revision: int) -> list[Record]:
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM memories WHERE cube = ? AND revision > ? ORDER BY label", [cube, revision]
+    ).fetchall()
+    return [record_of(row) for row in rows]
+
+
+def erased_since(connection: Connection, cube: str, revision: int) -> list[int]:
+    """Labels of memories that were erased after `revision`."""
+    rows = connection.execute(
+        "SELECT label FROM tombstones WHERE cube = ? AND revision > ? ORDER BY label", [cube, revision]
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def vectors(connection: Connection, embedder: str, ids: Sequence[str]) -> dict[str, bytes]:
+    """Stored embeddings by id: float32, little-endian, [passages, dimension]."""
+    if not ids:
+        return {}
+    rows = connection.execute(
+        "SELECT e.id, e.vectors FROM embeddings AS e JOIN (SELECT unnest(?) AS id) AS wanted USING (id)"
+        " WHERE e.embedder = ?",
+        [list(ids), embedder],
+    ).fetchall()
+    return dict(rows)
+
+
+def audit_rows(connection: Connection, *, since: int = 0, limit: int | None = None) -> Iterator[tuple[AuditRow, str]]:
+    sql = f"SELECT {', '.join(AUDIT_COLUMNS)} FROM audit WHERE seq > ? ORDER BY seq"
+    if limit is not None:
+        sql += f" LIMIT {int(limit)}"
+    for row in connection.execute(sql, [since]).fetchall():
+        yield audit_row_of(row)

@@ -1,0 +1,109 @@
+"""The tables of the vault, as numbered migrations: a list that is only ever appended to.
+
+Conventions: instants are `TIMESTAMP` in UTC; nested values are canonical JSON in `VARCHAR`; primary keys are the only
+indexes (a secondary index under DuckDB 1.5 returned wrong rows after a crash). `revision` is the sequence number of the
+audit row under which a row last changed, so the audit log is also the vault's clock.
+
+`memories` holds the current version of each memory and `versions` the earlier ones, in the same columns. Content stands
+in these two tables and nowhere else; `audit` and `tombstones` never hold any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MEMORY_COLUMNS = (
+    "id",
+    "label",
+    "cube",
+    "version",
+    "state",
+    "kind",
+    "content",
+    "content_key",
+    "created_at",
+    "updated_at",
+    "occurred_at",
+    "expires_at",
+    "session",
+    "position",
+    "header",
+    "author",
+    "change",
+    "reason",
+    "revision",
+)
+
+_MEMORY_TABLE = """
+    id VARCHAR NOT NULL,          -- never changes
+    label BIGINT NOT NULL,        -- the number under which indexes know it; grows, is never used again
+    cube VARCHAR NOT NULL,
+    version INTEGER NOT NULL,
+    state VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL,
+    content VARCHAR NOT NULL,
+    content_key BIGINT NOT NULL,  -- keyed hash of the normal form: equal keys are looked at as duplicates
+    created_at TIMESTAMP NOT NULL,
+    updated_at TIMESTAMP NOT NULL,  -- when this version was recorded
+    occurred_at TIMESTAMP,
+    expires_at TIMESTAMP,
+    session VARCHAR,
+    position INTEGER,
+    header VARCHAR NOT NULL,      -- the rest of the header, canonical JSON
+    author VARCHAR NOT NULL,
+    change VARCHAR NOT NULL,
+    reason VARCHAR,
+    revision BIGINT NOT NULL
+"""
+
+_INITIAL = f"""
+CREATE TABLE cubes (
+    name VARCHAR PRIMARY KEY, owner VARCHAR NOT NULL, description VARCHAR NOT NULL, policy VARCHAR NOT NULL,
+    version INTEGER NOT NULL, created_at TIMESTAMP NOT NULL, updated_at TIMESTAMP NOT NULL, revision BIGINT NOT NULL
+);
+CREATE TABLE memories ({_MEMORY_TABLE}, PRIMARY KEY (id));
+CREATE TABLE versions ({_MEMORY_TABLE}, PRIMARY KEY (id, version));
+CREATE TABLE tombstones (
+    id VARCHAR PRIMARY KEY, label BIGINT NOT NULL, cube VARCHAR NOT NULL, revision BIGINT NOT NULL
+);
+CREATE TABLE lineage (
+    derived VARCHAR NOT NULL, relation VARCHAR NOT NULL, source VARCHAR NOT NULL, source_version INTEGER NOT NULL,
+    PRIMARY KEY (derived, relation, source)
+);
+CREATE TABLE embeddings (
+    id VARCHAR NOT NULL, embedder VARCHAR NOT NULL, passages INTEGER NOT NULL,
+    vectors BLOB NOT NULL,        -- float32, little-endian, [passages, dimension]
+    PRIMARY KEY (id, embedder)
+);
+CREATE TABLE embedders (
+    fingerprint VARCHAR PRIMARY KEY, source VARCHAR NOT NULL, dimension INTEGER NOT NULL, active BOOLEAN NOT NULL
+);
+CREATE TABLE usage (id VARCHAR PRIMARY KEY, access_count BIGINT NOT NULL, last_access TIMESTAMP NOT NULL);
+CREATE TABLE operations (
+    operation VARCHAR PRIMARY KEY, arguments VARCHAR NOT NULL, ids VARCHAR NOT NULL, result VARCHAR NOT NULL,
+    recorded_at TIMESTAMP NOT NULL
+);
+CREATE TABLE confirmations (
+    token VARCHAR PRIMARY KEY, principal VARCHAR NOT NULL, mode VARCHAR NOT NULL, items VARCHAR NOT NULL,
+    expires_at TIMESTAMP NOT NULL
+);
+CREATE TABLE audit (
+    seq BIGINT PRIMARY KEY, recorded_at TIMESTAMP NOT NULL, actor VARCHAR NOT NULL, client VARCHAR NOT NULL,
+    action VARCHAR NOT NULL, cube VARCHAR NOT NULL, ids VARCHAR NOT NULL, reason VARCHAR, detail VARCHAR NOT NULL,
+    previous VARCHAR NOT NULL, hash VARCHAR NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """From schema `number - 1` to `number`."""
+
+    number: int
+    says: str
+    sql: str
+
+
+MIGRATIONS: tuple[Migration, ...] = (Migration(1, "cubes, memories, versions, lineage, embeddings, audit", _INITIAL),)
+
+META_TABLE = "CREATE TABLE IF NOT EXISTS meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL)"

@@ -1,0 +1,204 @@
+"""What a change of the vault may do: a `Transaction` is handed to each job of the writer thread.
+
+It turns changes of memories into rows and writes the audit row that each change owes. It decides nothing: which
+changes are allowed is `engine.lifecycle` and `engine.governance`. A job may be run twice (when another job of the same
+group failed), so it keeps no state outside the transaction; what must happen once, after the commit, goes to `after`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from cubes import Lineage, MemCube, Memory, State
+from engine.operations import Caller
+from engine.vault.audit import AUDIT_COLUMNS, FIRST_PREVIOUS, AuditRow
+from engine.vault.rows import CUBE_COLUMNS, Record, policy_json, record_of, row_of, stored_time
+from engine.vault.schema import MEMORY_COLUMNS
+
+if TYPE_CHECKING:
+    import duckdb
+    import numpy as np
+    from numpy.typing import NDArray
+
+BULK_ROWS = 16  # from here on one statement with lists is faster than many with scalars
+
+
+@dataclass(slots=True)
+class Head:
+    """Where the vault stands: the last audit row and the last label."""
+
+    seq: int = 0
+    hash: str = FIRST_PREVIOUS
+    label: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A committed change of one memory, for whoever keeps something derived from it."""
+
+    id: str
+    label: int
+    record: Record | None  # None: erased
+    vectors: NDArray[np.float32] | None = None  # [passages, dimension]; None: unchanged or none yet
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One job's view of the open transaction."""
+
+    connection: duckdb.DuckDBPyConnection
+    head: Head
+    now: datetime
+    caller: Caller
+    changes: list[Change] = field(default_factory=list)
+    cubes_changed: bool = False
+    written: bool = False
+    _after: list[Callable[[], None]] = field(default_factory=list)
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self.connection.execute(sql, list(parameters)).fetchall()
+
+    def records(self, ids: Iterable[str]) -> dict[str, Record]:
+        """Current records by id; ids that do not exist are left out."""
+        wanted = list(dict.fromkeys(ids))
+        if not wanted:
+            return {}
+        marks = ", ".join("?" * len(wanted))
+        found = self.rows(f"SELECT {', '.join(MEMORY_COLUMNS)} FROM memories WHERE id IN ({marks})", wanted)
+        return {row[0]: record_of(row) for row in found}
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        self.written = True
+        self.connection.execute(sql, list(parameters))
+
+    def insert(
+        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, replace_: bool = False
+    ) -> None:
+        """Insert rows; many at once go as lists in one statement."""
+        if not rows:
+            return
+        verb = "INSERT OR REPLACE" if replace_ else "INSERT"
+        head = f"{verb} INTO {table} ({', '.join(columns)})"
+        if len(rows) < BULK_ROWS:
+            marks = f"({', '.join('?' * len(columns))})"
+            values = [value for row in rows for value in row]
+            self.execute(f"{head} VALUES {', '.join([marks] * len(rows))}", values)
+        else:
+            lists = [list(column) for column in zip(*rows, strict=True)]
+            self.execute(f"{head} SELECT {', '.join(['unnest(?)'] * len(columns))}", lists)
+
+    def new_label(self) -> int:
+        self.head.label += 1
+        return self.head.label
+
+    def audit(
+        self,
+        action: str,
+        cube: str,
+        ids: Sequence[str] = (),
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        **detail: object,
+    ) -> int:
+        """Append the audit row of one change and return its number, which is the vault's new revision."""
+        row = AuditRow(
+            seq=self.head.seq + 1,
+            recorded_at=self.now,
+            actor=actor or self.caller.principal.name,
+            client=self.caller.client,
+            action=action,
+            cube=cube,
+            ids=tuple(ids),
+            reason=reason,
+            detail=dict(detail),
+            previous=self.head.hash,
+        )
+        hashed = row.hash()
+        values = (
+            row.seq,
+            stored_time(row.recorded_at),
+            row.actor,
+            row.client,
+            row.action,
+            row.cube,
+            json.dumps(row.ids),
+            row.reason,
+            json.dumps(row.detail, sort_keys=True),
+            row.previous,
+            hashed,
+        )
+        self.insert("audit", AUDIT_COLUMNS, [values])
+        self.head.seq, self.head.hash = row.seq, hashed
+        return row.seq
+
+    def add(
+        self, records: Sequence[Record], vectors: Sequence[NDArray[np.float32] | None], embedder: str | None
+    ) -> None:
+        """Insert new memories with their embeddings under the fingerprint `embedder`."""
+        self.insert("memories", MEMORY_COLUMNS, [row_of(record) for record in records])
+        self.changes += [
+            Change(record.memory.id, record.label, record, rows) for record, rows in zip(records, vectors, strict=True)
+        ]
+        self.embed(
+            [(record.memory.id, rows) for record, rows in zip(records, vectors, strict=True) if rows is not None],
+            embedder,
+        )
+
+    def embed(self, vectors: Sequence[tuple[str, NDArray[np.float32]]], embedder: str | None) -> None:
+        if embedder is not None:
+            rows = [(id, embedder, len(matrix), matrix.astype("<f4").tobytes()) for id, matrix in vectors]
+            self.insert("embeddings", ("id", "embedder", "passages", "vectors"), rows, replace_=True)
+
+    def revise(self, old: Record, memory: Memory, change: str, revision: int, *, reason: str | None = None) -> Record:
+        """Make `memory` the next version of `old`; the old version moves to `versions`."""
+        memory = replace(
+            memory,
+            version=old.memory.version + 1,
+            descriptive=replace(memory.descriptive, updated_at=self.now),
+        )
+        record = Record(memory, old.label, old.content_key, self.caller.principal.name, change, reason, revision)
+        columns = ", ".join(MEMORY_COLUMNS)
+        self.execute(f"INSERT INTO versions ({columns}) SELECT {columns} FROM memories WHERE id = ?", [memory.id])
+        settings = ", ".join(f"{column} = ?" for column in MEMORY_COLUMNS[3:])
+        self.execute(f"UPDATE memories SET {settings} WHERE id = ?", [*row_of(record)[3:], memory.id])
+        self.changes.append(Change(memory.id, old.label, record))
+        return record
+
+    def move(self, old: Record, state: State, change: str, revision: int, *, reason: str | None = None) -> Record:
+        """The next version of `old` in another state."""
+        return self.revise(old, replace(old.memory, state=state), change, revision, reason=reason)
+
+    def link(self, derived: str, edges: Iterable[Lineage]) -> None:
+        rows = [(derived, edge.relation.value, edge.source, edge.version) for edge in edges]
+        self.insert("lineage", ("derived", "relation", "source", "source_version"), rows, replace_=True)
+
+    def put_cube(self, cube: MemCube, revision: int) -> None:
+        """Insert a cube or replace its row."""
+        values = (
+            cube.name,
+            cube.owner,
+            cube.description,
+            policy_json(cube.policy),
+            cube.version,
+            stored_time(cube.created_at),
+            stored_time(cube.updated_at),
+            revision,
+        )
+        self.insert("cubes", (*CUBE_COLUMNS, "revision"), [values], replace_=True)
+        self.cubes_changed = True
+
+    def after(self, effect: Callable[[], None]) -> None:
+        """Run `effect` once, on the writer thread, when the transaction is durable."""
+        self._after.append(effect)
+
+    def effects(self) -> list[Callable[[], None]]:
+        return self._after

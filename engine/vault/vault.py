@@ -1,0 +1,281 @@
+"""MemVault: opens the store, guards it, and gives readers and the writer their connections.
+
+What stays true: one process has the folder (`FolderLock`); all changes go through one writer thread; a store written by
+a newer version is refused untouched; a store of an older version is backed up before it is migrated; a store that was
+there and is gone, or cannot be read, is `Corrupt` and never an empty store.
+
+DuckDB keeps deleted bytes in free blocks, and `VACUUM` gives nothing back; `compact` therefore copies what lives into a
+new file and puts that in place of the old one, write-ahead log included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+
+from engine.clock import Clock, Ids
+from engine.errors import Busy, Corrupt, Unavailable
+from engine.operations import Caller
+from engine.settings import Settings
+from engine.vault.backup import PRE_MIGRATION, backup_path, copy_database, newest_backup
+from engine.vault.lock import FolderLock
+from engine.vault.schema import META_TABLE, MIGRATIONS, Migration
+from engine.vault.shared_lock import SharedLock
+from engine.vault.transaction import Change, Head, Transaction
+from engine.vault.writer import Writer, explained, is_damage
+
+MARKER = "store.json"  # says that there is a store here: without it, a missing database is a new store
+OPEN_TRIES, OPEN_WAIT_S = 100, 0.05  # a killed owner's DuckDB lock goes a moment after the owner
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class MemVault:
+    """The durable truth of one data folder.
+
+    Raises (on opening):
+        Busy: another process has the folder.
+        Corrupt: the database is damaged or missing; nothing was touched.
+        Unavailable: the store was written by a newer version.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        ids: Ids,
+        *,
+        migrations: Sequence[Migration] = MIGRATIONS,
+    ) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._ids = ids
+        self._migrations = tuple(migrations)
+        self._shared = SharedLock()
+        self._idle: list[duckdb.DuckDBPyConnection] = []  # cursors that no reader holds
+        self.on_commit: Callable[[Sequence[Change], Transaction], None] = lambda changes, transaction: None
+        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = FolderLock(settings.data / "vault.lock")
+        try:
+            self._connection = self._open()
+            self._prepare()
+            self._key = bytes.fromhex(self._meta("key"))
+            self.store_id = self._meta("store")
+            self._writer = Writer(lambda: self._connection, self._head(), clock, self._committed)
+        except duckdb.Error as error:
+            self._lock.release()
+            raise self._damage(error) if is_damage(error) else explained(error) from error
+        except BaseException:
+            self._lock.release()
+            raise
+
+    # --- opening -----------------------------------------------------------------------------------------------
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        database, marker = self.settings.database, self.settings.data / MARKER
+        if marker.exists() and not database.exists():
+            raise Corrupt(f"the vault {database} is missing, though there was a store here: {self._remedy()}")
+        for attempt in range(OPEN_TRIES):
+            try:
+                connection = connect(database)
+                break
+            except duckdb.IOException as error:
+                if "lock" not in str(error).lower() or attempt == OPEN_TRIES - 1:
+                    raise self._damage(error) from error
+                time.sleep(OPEN_WAIT_S)
+            except duckdb.Error as error:
+                raise self._damage(error) from error
+        database.chmod(0o600)
+        return connection
+
+    def _damage(self, error: duckdb.Error) -> Exception:
+        if "Conflicting lock" in str(error) or "Could not set lock" in str(error):
+            return Busy(f"the vault {self.settings.database} is open in another program: close it, then try again")
+        log.error("the vault cannot be read: %s", type(error).__name__)
+        return Corrupt(f"the vault {self.settings.database} is damaged; it was left as it is: {self._remedy()}")
+
+    def _remedy(self) -> str:
+        newest = newest_backup(self.settings)
+        if newest is None:
+            return "there is no backup in its data folder; if you have one, run `memos-mcp restore-backup FILE`"
+        return f"run `memos-mcp restore-backup {newest}` (the damaged file is kept aside)"
+
+    def _prepare(self) -> None:
+        """Bring the schema to this version, or refuse a newer one."""
+        self._connection.execute(META_TABLE)
+        found = int(self._meta("schema", "0"))
+        newest = self._migrations[-1].number
+        if found > newest:
+            self._connection.close()
+            raise Unavailable(
+                f"the store in {self.settings.data} was written by a newer memos-mcp (schema {found}, this one reads "
+                f"up to {newest}): upgrade memos-mcp; nothing was changed"
+            )
+        if 0 < found < newest:
+            path = backup_path(self.settings, self._clock.now(), f"{PRE_MIGRATION}{found}")
+            copy_database(self._connection, path)
+        for migration in self._migrations[found:]:
+            self._connection.execute("BEGIN")
+            self._connection.execute(migration.sql)
+            self._put_meta("schema", str(migration.number))
+            if migration.number == 1:
+                self._put_meta("store", self._ids.new("s"))
+                self._put_meta("key", secrets.token_hex(32))
+            self._connection.execute("COMMIT")
+        self._mark()
+
+    def _mark(self) -> None:
+        marker = self.settings.data / MARKER
+        if not marker.exists():
+            temporary = marker.with_suffix(".tmp")
+            temporary.write_text(json.dumps({"store": self._meta("store")}) + "\n")
+            temporary.chmod(0o600)
+            os.replace(temporary, marker)
+
+    def _meta(self, key: str, default: str | None = None) -> str:
+        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", [key]).fetchone()
+        if row is None:
+            if default is None:
+                raise Corrupt(f"the vault lacks its `{key}`: {self._remedy()}")
+            return default
+        return str(row[0])
+
+    def _put_meta(self, key: str, value: str) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
+
+    def _head(self) -> Head:
+        row = self._connection.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
+        label = self._connection.execute(
+            "SELECT greatest(coalesce((SELECT max(label) FROM memories), 0),"
+            " coalesce((SELECT max(label) FROM tombstones), 0))"
+        ).fetchone()
+        head = Head(label=int(label[0]) if label else 0)
+        if row is not None:
+            head.seq, head.hash = int(row[0]), str(row[1])
+        return head
+
+    # --- reading and writing -----------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """Number of the last audit row; grows with every change."""
+        return self._writer.head.seq
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for reading on this thread. What is read is what was committed when each statement began.
+
+        Raises:
+            Corrupt: stored bytes are damaged.
+        """
+        with self._shared.shared():
+            try:
+                cursor = self._idle.pop()
+            except IndexError:
+                cursor = self._connection.cursor()
+            try:
+                yield cursor
+            except duckdb.Error as error:
+                raise explained(error) from error
+            finally:
+                self._idle.append(cursor)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.reading() as connection:
+            return connection.execute(sql, list(parameters)).fetchall()
+
+    def write(self, job: Callable[[Transaction], T], caller: Caller) -> T:
+        """Run `job` in a transaction on the writer thread; returns when it is durable."""
+        return self._writer.submit(job, caller)
+
+    def _committed(self, transaction: Transaction) -> None:
+        self.on_commit(transaction.changes, transaction)
+
+    def keyed(self, text: str) -> bytes:
+        """HMAC-SHA256 of `text` under a key that never leaves the vault: says nothing without it."""
+        return hmac.new(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+
+    # --- copies ------------------------------------------------------------------------------------------------
+
+    def backup(self, path: Path) -> Path:
+        """A copy of the whole vault, consistent as of one moment, at `path`, which appears whole or not at all."""
+        with self._shared.shared():
+            cursor = self._connection.cursor()
+            try:
+                return copy_database(cursor, path)
+            except duckdb.Error as error:
+                raise explained(error) from error
+            finally:
+                cursor.close()
+
+    def compact(self) -> None:
+        """Give the database a new file that holds only what lives. Waits for readers, and holds them off meanwhile."""
+        self._writer.alone(self._compact)
+
+    def _compact(self) -> None:
+        database = self.settings.database
+        fresh = database.with_suffix(".fresh")
+        fresh.unlink(missing_ok=True)
+        with self._shared.exclusive():
+            copy_database(self._connection, fresh)
+            self._disconnect()
+            try:
+                # The old write-ahead log holds deleted content and belongs to the old file: it goes first. Closing
+                # has moved what it held into the old file, so that stays whole if we die between the two steps.
+                Path(f"{database}.wal").unlink(missing_ok=True)
+                os.replace(fresh, database)
+                sync_folder(database.parent)
+            finally:
+                self._connection = connect(database)
+
+    def close(self) -> None:
+        """Finish what was submitted, checkpoint, and let the folder go: the lock is released last."""
+        self._writer.close()
+        with self._shared.exclusive():
+            try:
+                self._connection.execute("CHECKPOINT")
+            except duckdb.Error as error:
+                log.error("no checkpoint at closing (the write-ahead log is kept): %s", type(error).__name__)
+            self._disconnect()
+        self._lock.release()
+
+    def _disconnect(self) -> None:
+        """Close every connection: as long as one is open, DuckDB keeps the database (and its old file) open."""
+        while self._idle:
+            self._idle.pop().close()
+        self._connection.close()
+
+
+def connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection that never reaches for the network or for extensions."""
+    return duckdb.connect(
+        str(path),
+        config={
+            "threads": 2,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "preserve_insertion_order": True,
+        },
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

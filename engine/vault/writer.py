@@ -1,0 +1,197 @@
+"""One writer thread with group commit.
+
+All changes of the vault run here, one after the other, several in one DuckDB transaction when they arrive together: one
+`fdatasync` then serves them all. A job that refuses (a `MemosError` before it wrote anything) fails alone. A job that
+fails after it wrote rolls the group back, and the other jobs are run again, each in a transaction of its own.
+
+What stays true: a job's caller hears of success only after the commit is durable and the effects of the job (index,
+events) were applied, in the order of revisions.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import duckdb
+
+from engine.clock import Clock
+from engine.errors import Busy, Corrupt, MemosError
+from engine.operations import Caller
+from engine.vault.transaction import Head, Transaction
+
+MAX_GROUP = 64
+T = TypeVar("T")
+Committed = Callable[[Transaction], None]
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    run: Callable[[Transaction], T]
+    caller: Caller
+    future: Future[T]
+
+
+@dataclass(slots=True)
+class _Task:
+    """Something that must have the vault for itself, between two groups."""
+
+    run: Callable[[], Any]
+    future: Future[Any]
+
+
+class Writer:
+    """Runs jobs against the connection that `connection()` gives at that moment."""
+
+    def __init__(
+        self,
+        connection: Callable[[], duckdb.DuckDBPyConnection],
+        head: Head,
+        clock: Clock,
+        committed: Committed,
+    ) -> None:
+        self._connection = connection
+        self.head = head
+        self._clock = clock
+        self._committed = committed
+        self._queue: queue.SimpleQueue[_Job[Any] | _Task | None] = queue.SimpleQueue()
+        self._closed = False
+        self._gate = threading.Lock()
+        self._thread = threading.Thread(target=self._loop, name="vault-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, run: Callable[[Transaction], T], caller: Caller) -> T:
+        """Run a job and wait until what it did is durable.
+
+        Raises:
+            MemosError: what the job raised; the vault is then unchanged by it.
+        """
+        job = _Job(run, caller, Future[T]())
+        self._put(job)
+        return job.future.result()
+
+    def alone(self, run: Callable[[], T]) -> T:
+        """Run something between two groups, with no transaction open."""
+        task = _Task(run, Future[T]())
+        self._put(task)
+        result: T = task.future.result()
+        return result
+
+    def close(self) -> None:
+        """Finish what was submitted, then end the thread."""
+        with self._gate:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    def _put(self, item: _Job[Any] | _Task) -> None:
+        with self._gate:
+            if self._closed:
+                raise Busy("the store is closing: try again")
+            self._queue.put(item)
+
+    def _loop(self) -> None:
+        while (item := self._queue.get()) is not None:
+            jobs: list[_Job[Any]] = []
+            while isinstance(item, _Job):
+                jobs.append(item)
+                if len(jobs) == MAX_GROUP or self._queue.empty():
+                    item = None
+                    break
+                item = self._queue.get()
+            if jobs:
+                self._run_group(jobs)
+            if isinstance(item, _Task):
+                self._run_task(item)
+            elif item is None and self._closed and self._queue.empty():
+                return
+
+    def _run_task(self, task: _Task) -> None:
+        try:
+            task.future.set_result(task.run())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller, who is waiting for it
+            task.future.set_exception(error)
+
+    def _run_group(self, jobs: list[_Job[Any]]) -> None:
+        start = copy(self.head)
+        connection = self._connection()
+        done: list[tuple[_Job[Any], Transaction, Any]] = []
+        try:
+            connection.execute("BEGIN")
+            for job in jobs:
+                transaction = Transaction(connection, self.head, self._clock.now(), job.caller)
+                try:
+                    result = job.run(transaction)
+                except Exception as error:
+                    if transaction.written:
+                        raise
+                    job.future.set_exception(error)
+                else:
+                    done.append((job, transaction, result))
+            connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - sorted out in _failed
+            self._failed(jobs, start, error)
+            return
+        for job, transaction, result in done:
+            self._apply(transaction)
+            job.future.set_result(result)
+
+    def _failed(self, jobs: list[_Job[Any]], start: Head, error: Exception) -> None:
+        self._roll_back()
+        self.head.seq, self.head.hash, self.head.label = start.seq, start.hash, start.label
+        waiting = [job for job in jobs if not job.future.done()]
+        if len(waiting) > 1:
+            for job in waiting:
+                self._run_group([job])
+            return
+        for job in waiting:
+            job.future.set_exception(explained(error))
+
+    def _roll_back(self) -> None:
+        try:
+            self._connection().execute("ROLLBACK")
+        except duckdb.Error as error:
+            # DuckDB has already rolled back what failed at COMMIT.
+            log.debug("nothing to roll back: %s", type(error).__name__)
+
+    def _apply(self, transaction: Transaction) -> None:
+        self._committed(transaction)
+        for effect in transaction.effects():
+            effect()
+
+
+def explained(error: Exception) -> Exception:
+    """A database failure as one of the engine's errors; anything else as it is."""
+    if isinstance(error, MemosError) or not isinstance(error, duckdb.Error):
+        return error
+    if is_damage(error):
+        return Corrupt(
+            "the vault's database file is damaged: nothing was changed; "
+            "stop the daemon and run `memos-mcp doctor`, which names the last good backup"
+        )
+    text = str(error)
+    if "No space left" in text or "Could not write" in text:
+        return Busy("the disk is full: nothing was changed; free some space, then try again")
+    return error
+
+
+def is_damage(error: duckdb.Error) -> bool:
+    """Whether a DuckDB error says that stored bytes are not what was written."""
+    text = str(error).lower()
+    signs = (
+        "corrupt",
+        "checksum",
+        "not a valid duckdb database",
+        "deserialize",
+        "serialization error",
+        "failed to replay",
+    )
+    return isinstance(error, (duckdb.InternalException, duckdb.FatalException)) or any(sign in text for sign in signs)
