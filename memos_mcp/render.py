@@ -1,0 +1,171 @@
+"""From the engine's values to JSON: the one place that decides how a memory, a cube or an instant looks outside.
+
+Names follow the contract; fields are added here, never renamed or dropped. Nothing in this module asks the engine for
+anything: what it is given is all that it shows.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from cubes import MemCube, Memory
+from engine.operations import CubeView, EngineStatus, MemoryView, Receipt, Recollection, Version
+
+SCORE_DIGITS = 3
+
+
+def when(instant: datetime | None) -> str | None:
+    """ISO 8601 in UTC with a `Z`, as short as it is exact."""
+    return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def brief(found: Recollection) -> dict[str, Any]:
+    """A recalled memory: what an assistant needs to use it and to point at it."""
+    memory = found.memory
+    return {
+        "id": memory.id,
+        "cube": memory.cube,
+        "kind": memory.kind.value,
+        "content": memory.content,
+        "occurred_at": when(memory.descriptive.occurred_at),
+        "created_at": when(memory.descriptive.created_at),
+        "score": round(found.score, SCORE_DIGITS),
+        "tags": list(memory.descriptive.tags),
+        "state": memory.state.value,
+    }
+
+
+def detailed(found: Recollection) -> dict[str, Any]:
+    """A recalled memory with its header, its lineage and why it was found."""
+    return {**brief(found), "why": list(found.why), **header(found.memory)}
+
+
+def header(memory: Memory) -> dict[str, Any]:
+    """The three header groups and the lineage."""
+    about, rules, use = memory.descriptive, memory.governance, memory.behavioural
+    return {
+        "version": memory.version,
+        "tier": memory.tier.value,
+        "descriptive": {
+            "updated_at": when(about.updated_at),
+            "origin": about.origin.value,
+            "source": about.source,
+            "actor": about.actor,
+            "role": about.role,
+            "session": about.session,
+            "position": about.position,
+            "entities": list(about.entities),
+            "mentions": [
+                {"text": mention.text, "start": when(mention.start), "end": when(mention.end)}
+                for mention in about.mentions
+            ],
+        },
+        "governance": {
+            "expires_at": when(rules.expires_at),
+            "priority": rules.priority,
+            "sensitivity": rules.sensitivity.value,
+            "pinned": rules.pinned,
+            "frozen": rules.frozen,
+        },
+        "behavioural": {"access_count": use.access_count, "last_access": when(use.last_access)},
+        "lineage": [
+            {"relation": edge.relation.value, "source": edge.source, "version": edge.version} for edge in memory.lineage
+        ],
+    }
+
+
+def whole(memory: Memory) -> dict[str, Any]:
+    """A memory with everything that it is."""
+    return {
+        "id": memory.id,
+        "cube": memory.cube,
+        "kind": memory.kind.value,
+        "content": memory.content,
+        "occurred_at": when(memory.descriptive.occurred_at),
+        "created_at": when(memory.descriptive.created_at),
+        "tags": list(memory.descriptive.tags),
+        "state": memory.state.value,
+        **header(memory),
+    }
+
+
+def memory_view(view: MemoryView) -> dict[str, Any]:
+    """A memory and what stands around it."""
+    return {
+        **whole(view.memory),
+        "derived": [{"relation": relation, "id": derived} for relation, derived in view.derived],
+        "previous": view.previous,
+        "next": view.next,
+    }
+
+
+def version(row: Version) -> dict[str, Any]:
+    """One row of a memory's history."""
+    return {
+        "id": row.id,
+        "version": row.version,
+        "at": when(row.at),
+        "author": row.author,
+        "change": row.change,
+        "reason": row.reason,
+        "state": row.state.value,
+        "content": row.content,
+    }
+
+
+def cube(header: MemCube) -> dict[str, Any]:
+    """A cube's own header."""
+    return {
+        "name": header.name,
+        "description": header.description,
+        "owner": header.owner,
+        "version": header.version,
+        "created_at": when(header.created_at),
+        "updated_at": when(header.updated_at),
+        "policy": {
+            "read": header.policy.read.value,
+            "write": header.policy.write.value,
+            "share": header.policy.share.value,
+        },
+    }
+
+
+def cube_view(view: CubeView) -> dict[str, Any]:
+    """A cube and what it holds."""
+    return {
+        **cube(view.cube),
+        "memories": view.memories,
+        "states": dict(view.states),
+        "kinds": dict(view.kinds),
+        "revision": view.revision,
+    }
+
+
+def receipt(proof: Receipt) -> dict[str, Any]:
+    """The proof of an erasure; it holds no content."""
+    return {
+        "id": proof.id,
+        "at": when(proof.at),
+        "erased": list(proof.erased),
+        "digests": list(proof.digests),
+        "removed": dict(proof.removed),
+        "out_of_reach": list(proof.out_of_reach),
+        "audit_seq": proof.audit_seq,
+    }
+
+
+def status(engine: EngineStatus) -> dict[str, Any]:
+    """How the store is."""
+    return {
+        "data": engine.data,
+        "store_id": engine.store_id,
+        "revision": engine.revision,
+        "cubes": engine.cubes,
+        "counts": dict(engine.counts),
+        "embedder": engine.embedder,
+        "degraded": engine.degraded,
+        "index": dict(engine.index),
+        "last_backup": when(engine.last_backup),
+        "audit_length": engine.audit_length,
+    }

@@ -1,0 +1,106 @@
+"""The tool `fuse`: make one memory of several, or propose which ones to fuse. Parents are kept as merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from engine.operations import Caller, Fuse, Progress
+from memos_mcp.tools.tool import (
+    BOOLEAN,
+    INTEGER,
+    STRING,
+    STRINGS,
+    Hints,
+    Result,
+    Tool,
+    about,
+    gives,
+    listing,
+    plural,
+    takes,
+)
+from memos_mcp.wire import Arguments, Content, CubeName, MemoryId, parse, unique
+
+if TYPE_CHECKING:
+    from engine.memos import MemOS
+
+MIN_PARENTS, MAX_PARENTS = 2, 100
+
+
+class FuseArguments(Arguments):
+    ids: Annotated[list[MemoryId], Field(min_length=MIN_PARENTS, max_length=MAX_PARENTS)] | None = None
+    content: Content | None = None
+    cube: CubeName | None = None
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _one_target(self) -> FuseArguments:
+        if (self.ids is None) == (self.cube is None):
+            raise PydanticCustomError("memos", "send 'ids' to fuse them, or 'cube' alone to have groups proposed")
+        if self.ids is None and self.content is not None:
+            raise PydanticCustomError("memos", "'content' goes with 'ids': it is what the fused memory says")
+        if self.ids is not None and len(set(self.ids)) < MIN_PARENTS:
+            raise PydanticCustomError("memos", "'ids' must name at least two different memories")
+        return self
+
+
+def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Progress) -> Result:
+    """Fuse or propose."""
+    asked = parse(FuseArguments, arguments)
+    request = Fuse(ids=unique(asked.ids or ()), content=asked.content, cube=asked.cube, dry_run=asked.dry_run)
+    fused = memos.fuse(request, caller, progress)
+    return {
+        "fused": None if fused.id is None else {"id": fused.id, "version": fused.version},
+        "merged": list(fused.merged),
+        "conflicts": [{"ids": list(conflict.ids), "about": conflict.about} for conflict in fused.conflicts],
+        "groups": [list(group) for group in fused.groups],
+        "content": fused.content,
+    }
+
+
+def text(result: Result) -> str:
+    """What was made of what, or what could be."""
+    lines = []
+    if fused := result["fused"]:
+        lines.append(f"Fused into {fused['id']} v{fused['version']}; merged: {', '.join(result['merged'])}.")
+    elif result["content"] is not None:
+        lines.append("Dry run: nothing was changed. The fused memory would say:")
+    if result["content"] is not None:
+        lines.append(result["content"])
+    lines += [f"They differ about {rival['about']}: {', '.join(rival['ids'])}." for rival in result["conflicts"]]
+    if result["groups"]:
+        lines.append(f"{plural(len(result['groups']), 'group')} worth fusing (nothing was changed):")
+        lines += [", ".join(group) for group in result["groups"]]
+    return "\n".join(lines) or "No group of memories is worth fusing; nothing was changed."
+
+
+FUSE = Tool(
+    name="fuse",
+    title="Fuse",
+    description=(
+        "Make one memory of several that say overlapping things, in your own words (content) or as a deterministic "
+        "union, newest first, differences listed. Parents stay as merged, undoable. With cube alone it proposes "
+        "groups worth fusing and changes nothing."
+    ),
+    input_model=FuseArguments,
+    input_schema=takes(
+        ids=about(STRINGS, minItems=MIN_PARENTS, maxItems=MAX_PARENTS),
+        content=about(STRING, "What the fused memory says"),
+        cube=about(STRING, "Propose groups in this cube"),
+        dry_run=about(BOOLEAN, "Only say what would happen"),
+    ),
+    output_schema=gives(
+        fused={"type": ["object", "null"], "properties": {"id": STRING, "version": INTEGER}},
+        merged=STRINGS,
+        conflicts=listing(gives(ids=STRINGS, about=STRING)),
+        groups=listing(STRINGS),
+        content={"type": ["string", "null"]},
+    ),
+    hints=Hints(read_only=False, destructive=False, idempotent=False),
+    run=run,
+    text=text,
+)

@@ -1,0 +1,139 @@
+"""The tool `remember`: from a text or a conversation to stored memories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from cubes import KINDS, Kind
+from engine.operations import DEFAULT_CUBE, MAX_MESSAGES, Caller, Progress, Remember, Stored, Turn
+from memos_mcp.tools.tool import INTEGER, STRING, STRINGS, Hints, Result, Tool, about, gives, listing, plural, takes
+from memos_mcp.wire import Arguments, Content, CubeName, Instant, MemoryIds, Name, Source, Tags, parse, unique
+
+if TYPE_CHECKING:
+    from engine.memos import MemOS
+
+MAX_DAYS = 36_525.0  # a hundred years: later than that is never
+
+KindName = Literal["fact", "preference", "event", "procedure", "document", "message"]
+Days = Annotated[float, Field(gt=0, le=MAX_DAYS)]
+
+
+class TurnArguments(Arguments):
+    role: Name
+    content: Content
+    name: Name | None = None
+    at: Instant | None = None
+
+
+class RememberArguments(Arguments):
+    content: Content | None = None
+    messages: Annotated[list[TurnArguments], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    cube: CubeName = DEFAULT_CUBE
+    kind: KindName | None = None
+    tags: Tags | None = None
+    occurred_at: Instant | None = None
+    expires_in_days: Days | None = None
+    source: Source | None = None
+    supersedes: MemoryIds | None = None
+
+    @model_validator(mode="after")
+    def _one_payload(self) -> RememberArguments:
+        if (self.content is None) == (self.messages is None):
+            raise PydanticCustomError("memos", "send exactly one of 'content' and 'messages'")
+        return self
+
+
+def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Progress) -> Result:
+    """Store it."""
+    asked = parse(RememberArguments, arguments)
+    request = Remember(
+        content=asked.content,
+        messages=tuple(
+            Turn(role=turn.role, content=turn.content, name=turn.name, at=turn.at) for turn in asked.messages or ()
+        ),
+        cube=asked.cube,
+        kind=Kind(asked.kind) if asked.kind else None,
+        tags=unique(asked.tags or ()),
+        occurred_at=asked.occurred_at,
+        expires_in_days=asked.expires_in_days,
+        source=asked.source,
+        supersedes=unique(asked.supersedes or ()),
+    )
+    remembered = memos.remember(request, caller, progress)
+    return {
+        "cube": remembered.cube,
+        "revision": remembered.revision,
+        "stored": [_stored(stored) for stored in remembered.stored],
+    }
+
+
+def _stored(stored: Stored) -> Result:
+    return {
+        "id": stored.id,
+        "version": stored.version,
+        "status": stored.status.value,
+        "conflicts_with": list(stored.conflicts_with),
+        "superseded": list(stored.superseded),
+    }
+
+
+def text(result: Result) -> str:
+    """What was stored, one line for each memory."""
+    lines = [f"{plural(len(result['stored']), 'memory')} in cube {result['cube']}, revision {result['revision']}."]
+    for stored in result["stored"]:
+        line = f"{stored['id']} v{stored['version']}: {stored['status']}"
+        if stored["status"] == "duplicate":
+            line += " (this was known already; nothing new was stored)"
+        if stored["conflicts_with"]:
+            line += f"; contradicts {', '.join(stored['conflicts_with'])} (both kept: ask which one holds)"
+        if stored["superseded"]:
+            line += f"; replaces {', '.join(stored['superseded'])}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+REMEMBER = Tool(
+    name="remember",
+    title="Remember",
+    description=(
+        "Keep something for later sessions and other assistants: a fact, preference, decision, event, how-to, "
+        "document, or a conversation. Write text that stands alone: names, dates and numbers instead of 'she' or "
+        "'today'. Duplicates are found; a contradiction is kept and its rival named. "
+        "Not for secrets, nor for text that came from recall."
+    ),
+    input_model=RememberArguments,
+    input_schema=takes(
+        content=about(STRING, "What to keep. Give this or messages"),
+        messages=about(
+            listing(takes("role", "content", role=STRING, content=STRING, name=STRING, at=about(STRING, "ISO 8601"))),
+            "A conversation, kept verbatim in order",
+        ),
+        cube=about(STRING, "Named space of memories; made on first use", default=DEFAULT_CUBE),
+        kind={**STRING, "enum": list(KINDS)},
+        tags=STRINGS,
+        occurred_at=about(STRING, "When it happened, ISO; 'yesterday' in the text counts from it"),
+        expires_in_days=about({"type": "number"}, "Forget after", exclusiveMinimum=0),
+        source=about(STRING, "URL, file or conversation id"),
+        supersedes=about(STRINGS, "Ids that this replaces"),
+    ),
+    output_schema=gives(
+        cube=STRING,
+        revision=INTEGER,
+        stored=listing(
+            gives(
+                id=STRING,
+                version=INTEGER,
+                status=about(STRING, "added, duplicate, superseding or conflict"),
+                conflicts_with=STRINGS,
+                superseded=STRINGS,
+            )
+        ),
+    ),
+    hints=Hints(read_only=False, destructive=False, idempotent=True),
+    run=run,
+    text=text,
+)
