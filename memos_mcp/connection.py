@@ -25,7 +25,7 @@ class Connection:
     uses: Mapping[str, int] = field(default_factory=dict)  # how often a request id was used before, where it was
 
 
-current_connection: ContextVar[Connection | None] = ContextVar("current_connection", default=None)
+current_connection: ContextVar[Connection] = ContextVar("current_connection")
 
 
 def request_key(request_id: str | int) -> str:
@@ -35,7 +35,7 @@ def request_key(request_id: str | int) -> str:
 
 def operation_id(request_id: str | int | None) -> str | None:
     """The operation id of a request of the current connection; None when it cannot be sent again."""
-    connection = current_connection.get()
+    connection = current_connection.get(None)
     if connection is None or connection.session is None or request_id is None:
         return None
     key = request_key(request_id)
