@@ -1,0 +1,207 @@
+"""The words of the command line: every command, its options, and the function that does it.
+
+Knows no daemon and imports none of the commands: their modules are named here and loaded when asked for, so that
+`--help` and a mistyped option answer at once. What must stay true: a global option means the same before and after
+the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from memos_mcp.version import VERSION
+
+KINDS = ("fact", "preference", "event", "procedure", "document", "message")
+FORMATS = ("jsonl",)
+
+DESCRIPTION = """\
+One private, durable memory that every assistant on this machine shares.
+
+Without a command and with standard input a pipe, memos-mcp is the MCP server that assistants start: put it into
+their configuration. The commands below use the same memory from a shell."""
+
+EPILOGUE = """\
+The data folder is --data, or MEMOS_DATA, or the platform's folder for user data.
+Exit codes: 0 done, 1 refused or failed (one line on standard error says why), 2 wrong usage."""
+
+Run = Callable[[Any, argparse.Namespace], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`does` names the function as `module:function` below this package."""
+
+    name: str
+    summary: str
+    does: str
+    options: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def load(self) -> Run:
+        module, function = self.does.split(":")
+        return cast(Run, getattr(importlib.import_module(f"memos_mcp.commands.{module}"), function))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="memos-mcp",
+        description=DESCRIPTION,
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _global_options(top)
+    top.add_argument("--version", action="version", version=f"memos-mcp {VERSION}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.name, help=command.summary, description=_sentence(command.summary), allow_abbrev=False
+        )
+        if command.options is not None:
+            command.options(sub)
+        _global_options(sub)
+        sub.set_defaults(does=command)
+    return top
+
+
+def _sentence(summary: str) -> str:
+    return f"{summary[:1].upper()}{summary[1:]}."
+
+
+def _global_options(target: argparse.ArgumentParser) -> None:
+    """Absent means absent (SUPPRESS): a default here would undo what was said on the other side of the command."""
+    group = target.add_argument_group("options of every command")
+    group.add_argument("--data", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="the data folder")
+    group.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print results as JSON")
+    group.add_argument(
+        "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more on standard error"
+    )
+    group.add_argument(
+        "--offline", action="store_true", default=argparse.SUPPRESS, help="never download anything, whatever is missing"
+    )
+    group.add_argument(
+        "--embedder",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="the embedding model when this starts the daemon: a Hugging Face name, a folder, or none",
+    )
+
+
+# --- the four tools -----------------------------------------------------------------------------------------------
+
+
+def _remember(p: argparse.ArgumentParser) -> None:
+    p.add_argument("content", nargs="?", metavar="TEXT", help="what to keep; - reads standard input")
+    p.add_argument(
+        "--messages", metavar="FILE", help="a JSON array of {role, content, name?, at?}; - reads it from standard input"
+    )
+    p.add_argument("--cube", help="where to keep it (default: default)")
+    p.add_argument("--kind", choices=KINDS, help="classified when absent")
+    p.add_argument("--tag", "--tags", dest="tags", action="append", metavar="TAG", help="may be repeated")
+    p.add_argument("--occurred-at", metavar="WHEN", help="when it happened: an ISO date or datetime")
+    p.add_argument("--expires-in-days", type=float, metavar="DAYS")
+    p.add_argument("--source", help="where it comes from: a URL, a file, a conversation")
+    p.add_argument("--supersedes", action="append", metavar="ID", help="a memory that this replaces; may be repeated")
+
+
+def _recall(p: argparse.ArgumentParser) -> None:
+    p.add_argument("query", metavar="QUERY")
+    p.add_argument(
+        "--cube", "--cubes", dest="cubes", action="append", metavar="CUBE", help="only this cube; may be repeated"
+    )
+    p.add_argument("--limit", type=int, metavar="N", help="at most this many memories (default 8)")
+    p.add_argument("--max-tokens", type=int, metavar="N", help="budget for their contents (default 2000)")
+    p.add_argument(
+        "--kind", "--kinds", dest="kinds", action="append", choices=KINDS, help="only this kind; may be repeated"
+    )
+    p.add_argument(
+        "--tag", "--tags", dest="tags", action="append", metavar="TAG", help="only with this tag; may be repeated"
+    )
+    p.add_argument("--after", metavar="WHEN", help="only what happened then or later")
+    p.add_argument("--before", metavar="WHEN", help="only what happened before")
+    p.add_argument("--as-of", metavar="WHEN", help="what was known then")
+    p.add_argument("--include-archived", action="store_true", default=None)
+    p.add_argument("--response-format", choices=("concise", "detailed"), help="detailed also says why each was found")
+
+
+def _forget(p: argparse.ArgumentParser) -> None:
+    p.add_argument("ids", nargs="*", metavar="ID")
+    p.add_argument("--query", help="forget what matches this: first shows it")
+    p.add_argument("--cube", help="with --query: only in this cube")
+    p.add_argument("--confirm", metavar="TOKEN", help="the token that a preview printed")
+    p.add_argument("--mode", choices=("archive", "erase"), help="archive can be undone (default); erase cannot")
+    p.add_argument("--reason", help="goes into the audit log")
+    p.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _fuse(p: argparse.ArgumentParser) -> None:
+    p.add_argument("ids", nargs="*", metavar="ID", help="two or more memories to make one of")
+    p.add_argument("--content", metavar="TEXT", help="what the fused memory is to say; - reads standard input")
+    p.add_argument("--cube", help="alone: propose groups worth fusing in this cube")
+    p.add_argument("--dry-run", action="store_true", default=None, help="say what would happen")
+
+
+# --- time travel, in and out, care --------------------------------------------------------------------------------
+
+
+def _history(p: argparse.ArgumentParser) -> None:
+    p.add_argument("id", metavar="ID")
+
+
+def _restore(p: argparse.ArgumentParser) -> None:
+    p.add_argument("id", metavar="ID")
+    p.add_argument("--version", dest="to_version", type=int, required=True, metavar="N", help="as `history` shows it")
+    p.add_argument("--reason", help="goes into the audit log")
+
+
+def _import(p: argparse.ArgumentParser) -> None:
+    p.add_argument("format", choices=FORMATS)
+    p.add_argument("path", metavar="PATH", help="the file; - reads standard input")
+    p.add_argument("--dry-run", action="store_true", help="check every line, change nothing")
+
+
+def _export(p: argparse.ArgumentParser) -> None:
+    p.add_argument("format", choices=FORMATS)
+    p.add_argument("path", metavar="PATH", help="the file, written whole or not at all; - is standard output")
+    p.add_argument(
+        "--cube", "--cubes", dest="cubes", action="append", metavar="CUBE", help="only this cube; may be repeated"
+    )
+    p.add_argument("--force", action="store_true", help="replace a file that is there")
+
+
+def _backup(p: argparse.ArgumentParser) -> None:
+    p.add_argument("file", type=Path, metavar="FILE")
+
+
+def _restore_backup(p: argparse.ArgumentParser) -> None:
+    p.add_argument("file", type=Path, metavar="FILE")
+    p.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _serve(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--host", help="where HTTP listens (default 127.0.0.1)")
+    p.add_argument("--port", type=int, help="HTTP port")
+    p.add_argument("--toolsets", metavar="NAMES", help="comma-separated (default core)")
+
+
+COMMANDS = (
+    Command("remember", "keep a text or a conversation", "memory:remember", _remember),
+    Command("recall", "find what is known about something", "memory:recall", _recall),
+    Command("forget", "archive memories, or erase them for good", "memory:forget", _forget),
+    Command("fuse", "make one memory of several", "memory:fuse", _fuse),
+    Command("history", "show every version of a memory", "memory:history", _history),
+    Command("restore", "bring a memory back to an earlier version", "memory:restore", _restore),
+    Command("import", "take in memories from a file", "files:take_in", _import),
+    Command("export", "write out every memory with its whole header", "files:write_out", _export),
+    Command("backup", "write a copy of the whole store to a file", "files:backup", _backup),
+    Command("restore-backup", "put a backup in the place of the store", "files:restore_backup", _restore_backup),
+    Command("serve", "run the daemon in the foreground, with HTTP", "care:serve", _serve),
+    Command("status", "say what runs and what it holds; starts nothing", "care:status"),
+    Command("doctor", "check everything and say what to do about it", "doctor:doctor"),
+    Command("stop", "end the daemon and wait until it is gone", "care:stop"),
+)
