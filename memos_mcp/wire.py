@@ -39,7 +39,6 @@ SHOWN_CHARS = 40  # of a wrong value, in a message
 NOT_IN_PROSE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and line breaks
 NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z")
-CUBE_NAME = re.compile(r"\w[\w.-]*\Z")
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -110,9 +109,14 @@ def _id(text: str) -> str:
 
 
 def _cube_name(text: str) -> str:
-    if not CUBE_NAME.match(text):
-        raise _refuse(f"is {shown(text)!r}: a cube's name is made of letters, digits, '.', '_' and '-'")
+    if not is_cube_name(text):
+        raise _refuse(f"is {shown(text)!r}: a cube's name has printable characters, no '/' and no outer blanks")
     return text
+
+
+def is_cube_name(text: str) -> bool:
+    """Whether a cube may have this name."""
+    return 0 < len(text) <= MAX_CUBE_NAME_CHARS and text.isprintable() and text == text.strip() and "/" not in text
 
 
 def instant(value: object) -> datetime:

@@ -1,0 +1,188 @@
+"""What the handlers of one running server share: the engine, the threads that it runs in, and who listens.
+
+The engine is synchronous; the event loop never waits for it. A call runs in a worker thread with its progress brought
+back to the client, and when the client cancels or leaves, the next progress of the call ends it with `Cancelled`: the
+engine reports progress only where stopping leaves a whole state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.server import ServerRequestContext
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from engine.errors import Cancelled, Invalid, NotAllowed, NotFound
+from engine.operations import OWNER, Caller, Principal, Progress, silent
+from memos_mcp.connection import current_connection, operation_id
+from memos_mcp.subscriptions import Watchers
+from memos_mcp.wire import NOT_IN_A_LINE, shown
+
+if TYPE_CHECKING:
+    from engine.memos import MemOS
+
+Context = ServerRequestContext["Service", Any]
+T = TypeVar("T")
+
+THREADS = 32  # most of them wait for the writer, which commits what they bring together
+PROGRESS_EVERY_S = 0.1
+OPERATION_KEY = "io.memos/operation"
+PRINCIPAL_KEY = "memos.principal"
+"""Where a transport that knows its caller leaves the principal, in the ASGI scope."""
+MAX_OPERATION_CHARS = 200
+MAX_CLIENT_CHARS = 200
+
+Report = tuple[float, float | None, str]
+
+
+@dataclass(frozen=True)
+class Service:
+    """Lives as long as the server's lifespan."""
+
+    memos: MemOS
+    threads: anyio.CapacityLimiter
+    tasks: anyio.abc.TaskGroup
+    watchers: Watchers
+
+    async def run(self, ctx: Context, work: Callable[[Progress], T]) -> T:
+        """`work` in a worker thread, for the request of `ctx`.
+
+        Raises:
+            MemosError: as `work` raises it.
+        """
+        stopped = threading.Event()
+        if (ctx.meta or {}).get("progress_token") is None and (ctx.meta or {}).get("progressToken") is None:
+            return await self._in_thread(work, _stoppable(silent, stopped), stopped)
+        send, receive = anyio.create_memory_object_stream[Report](float("inf"))
+        told = anyio.Event()
+        self.tasks.start_soon(_forward, ctx, receive, told)
+        try:
+            return await self._in_thread(work, _stoppable(_Reporter(send), stopped), stopped)
+        finally:
+            send.close()
+            await told.wait()
+
+    async def _in_thread(self, work: Callable[[Progress], T], progress: Progress, stopped: threading.Event) -> T:
+        try:
+            return await anyio.to_thread.run_sync(work, progress, abandon_on_cancel=True, limiter=self.threads)
+        finally:
+            stopped.set()
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """A quick read of the engine, in a worker thread."""
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self.threads)
+
+
+@asynccontextmanager
+async def serving(memos: MemOS) -> AsyncIterator[Service]:
+    """A service, its listeners and its threads."""
+    threads = anyio.CapacityLimiter(THREADS)
+
+    async def may_read(principal: Principal, cube: str) -> bool:
+        if principal.owner:
+            return True
+        try:
+            await anyio.to_thread.run_sync(memos.cube, cube, Caller(principal), limiter=threads)
+        except (NotFound, NotAllowed):
+            return False
+        return True
+
+    async with anyio.create_task_group() as tasks:
+        watchers = Watchers(memos, tasks, may_read)
+        tasks.start_soon(watchers.serve)
+        try:
+            yield Service(memos, threads, tasks, watchers)
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+def caller_of(ctx: Context) -> Caller:
+    """Who asks, through which client, and under which operation.
+
+    Raises:
+        Invalid: the request carries an operation id that is none.
+    """
+    return Caller(principal=principal_of(ctx), client=_client(ctx), operation=_operation(ctx))
+
+
+def principal_of(ctx: Context) -> Principal:
+    """Whom the transport authenticated: by a token, by the daemon's socket, or the owner of this process."""
+    scope = getattr(ctx.request, "scope", {})
+    if (known := scope.get(PRINCIPAL_KEY)) is not None:
+        principal: Principal = known
+        return principal
+    connection = current_connection.get(None)
+    return OWNER if connection is None else connection.principal
+
+
+def is_modern(ctx: Context) -> bool:
+    """Whether the request speaks the 2026 era."""
+    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+
+def _client(ctx: Context) -> str:
+    connection = current_connection.get(None)
+    if connection is not None and connection.client:
+        return connection.client
+    params = ctx.session.client_params
+    return shown(params.client_info.name) if params is not None else ""
+
+
+def _operation(ctx: Context) -> str | None:
+    if (known := operation_id(ctx.request_id)) is not None:
+        return known
+    sent = (ctx.meta or {}).get(OPERATION_KEY)
+    if sent is None:
+        return None
+    if not isinstance(sent, str) or not 0 < len(sent) <= MAX_OPERATION_CHARS or NOT_IN_A_LINE.search(sent):
+        raise Invalid(f"'{OPERATION_KEY}' must be a printable string of at most {MAX_OPERATION_CHARS} characters")
+    return f"{principal_of(ctx).name}:{sent}"  # one principal's operations are not another's
+
+
+def _stoppable(progress: Progress, stopped: threading.Event) -> Progress:
+    def report(done: float, total: float | None, message: str) -> None:
+        if stopped.is_set():
+            raise Cancelled("the caller stopped this request; what was not finished was not done")
+        progress(done, total, message)
+
+    return report
+
+
+class _Reporter:
+    """Progress from any thread to the loop: rising, and not more often than a client can use."""
+
+    def __init__(self, send: MemoryObjectSendStream[Report]) -> None:
+        self._send, self._loop = send, asyncio.get_running_loop()
+        self._done, self._sent_at = -1.0, float("-inf")
+
+    def __call__(self, done: float, total: float | None, message: str) -> None:
+        now = time.monotonic()
+        if done <= self._done or (now - self._sent_at < PROGRESS_EVERY_S and done != total):
+            return
+        self._done, self._sent_at = done, now
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._offer, (done, total, message))
+
+    def _offer(self, report: Report) -> None:
+        with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the request is answered
+            self._send.send_nowait(report)
+
+
+async def _forward(ctx: Context, reports: MemoryObjectReceiveStream[Report], told: anyio.Event) -> None:
+    try:
+        async with reports:
+            async for done, total, message in reports:
+                await ctx.session.report_progress(done, total, message)
+    finally:
+        told.set()

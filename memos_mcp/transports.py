@@ -1,0 +1,235 @@
+"""MCP over HTTP: Streamable HTTP for both eras, the old SSE transport, and a health check.
+
+This module decides who may speak to the server over a network address: only hosts and origins that are expected, only
+bodies of a bounded size, and everywhere but on loopback only who holds a token. What is said is the server's affair.
+
+What stays true: a bind that other machines can reach never starts without a token, and the health check tells nobody
+more than that the server is up, and its version.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.sse import SseServerTransport
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engine.clock import Clock, SystemClock
+from engine.errors import Expired, Invalid, MemosError, NotAllowed
+from memos_mcp.auth import Token, TokenFile
+from memos_mcp.server import MemoryServer
+from memos_mcp.service import PRINCIPAL_KEY
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+MCP_PATH, SSE_PATH, MESSAGES_PATH, HEALTH_PATH = "/mcp", "/sse", "/messages/", "/health"
+MAX_BODY_BYTES = 8 * 1024 * 1024  # the longest content there may be, escaped at its worst, fits three times
+MAX_SESSIONS = 1_000
+SESSION_IDLE_S = 1_800.0
+SHUTDOWN_S = 3
+ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Where HTTP is served, and to whom. `hosts` and `origins` are accepted besides the obvious ones."""
+
+    host: str = LOOPBACK
+    port: int = 8765
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    require_token: bool = False  # on loopback too
+    max_body_bytes: int = MAX_BODY_BYTES
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_bind(host: str, tokens: Sequence[Token]) -> None:
+    """Refuse an address that other machines can reach when nobody needs a token to speak to it.
+
+    Raises:
+        Invalid: the message names the remedy.
+    """
+    if not is_loopback(host) and not tokens:
+        raise Invalid(
+            f"binding to {host or 'every address'} would open memory to other machines, and there is no access token: "
+            f"create one first (memos-mcp token create NAME), or bind to {LOOPBACK}"
+        )
+
+
+def http_app(
+    server: MemoryServer,
+    *,
+    version: str,
+    tokens: TokenFile,
+    settings: HttpSettings = HttpSettings(),
+    clock: Clock | None = None,
+    routes: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """The ASGI application. `routes` are further ones, behind the same checks.
+
+    Raises:
+        Invalid: the bind needs a token and there is none.
+    """
+    check_bind(settings.host, tokens.tokens())
+    sessions = StreamableHTTPSessionManager(
+        app=server,
+        max_request_body_size=settings.max_body_bytes,
+        session_idle_timeout=SESSION_IDLE_S,
+        max_sessions=MAX_SESSIONS,
+    )
+    sse = SseServerTransport(MESSAGES_PATH, max_request_body_size=settings.max_body_bytes)
+
+    async def on_sse(request: Request) -> Response:
+        logger.warning("a client uses SSE, which is deprecated: configure Streamable HTTP at %s instead", MCP_PATH)
+        async with sse.connect_sse(request.scope, request.receive, _deprecated(request._send)) as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+        return Response()
+
+    async def on_health(request: Request) -> Response:
+        return JSONResponse({"ok": True, "version": version})
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with sessions.run():
+            yield
+
+    return Starlette(
+        routes=[
+            Route(MCP_PATH, StreamableHTTPASGIApp(sessions)),
+            Route(SSE_PATH, on_sse, methods=["GET"]),
+            Mount(MESSAGES_PATH, sse.handle_post_message),
+            Route(HEALTH_PATH, on_health, methods=["GET"]),
+            *routes,
+        ],
+        middleware=[
+            Middleware(Gate, settings=settings, tokens=tokens, clock=clock or SystemClock()),
+            Middleware(AuthContextMiddleware),
+        ],
+        lifespan=lifespan,
+    )
+
+
+def http_server(app: Starlette, settings: HttpSettings) -> uvicorn.Server:
+    """What serves the application; `serve()` runs it until `should_exit` is set. It leaves signals and logs alone."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+        )
+    )
+
+
+class Gate:
+    """Host and Origin of every request; then its token, where one is needed or was presented."""
+
+    def __init__(self, app: ASGIApp, settings: HttpSettings, tokens: TokenFile, clock: Clock) -> None:
+        self._app, self._tokens, self._clock = app, tokens, clock
+        self._security = TransportSecurityMiddleware(_expected(settings))
+        self._needs_token = settings.require_token or not is_loopback(settings.host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        refusal = await self._security.validate_request(request)
+        if refusal is None and request.url.path != HEALTH_PATH:
+            refusal = self._admit(request, scope)
+        await (self._app if refusal is None else refusal)(scope, receive, send)
+
+    def _admit(self, request: Request, scope: Scope) -> Response | None:
+        """Note in the scope who asks; or the refusal."""
+        header = request.headers.get("authorization")
+        if header is None:
+            return _unauthorized(None) if self._needs_token else None
+        scheme, _, presented = header.partition(" ")
+        if scheme.lower() != "bearer" or not presented.strip():
+            return _unauthorized(NotAllowed("only bearer tokens are known here: send 'Authorization: Bearer TOKEN'"))
+        try:
+            token = self._tokens.check(presented.strip(), self._clock.now())
+        except (NotAllowed, Expired) as error:
+            return _unauthorized(error)
+        known = AccessToken(token="", client_id=token.name, scopes=list(token.scopes), subject=token.name)
+        scope["user"] = AuthenticatedUser(known)  # sessions are bound to who opened them
+        scope[PRINCIPAL_KEY] = token.principal
+        return None
+
+
+def _expected(settings: HttpSettings) -> TransportSecuritySettings:
+    names = {"127.0.0.1", "localhost", "[::1]", *settings.hosts}
+    if settings.host in ANY_ADDRESS:
+        names |= {socket.gethostname(), *_own_addresses()}
+    else:
+        names.add(_in_url(settings.host))
+    hosts = [spelled for name in sorted(names) for spelled in (name, f"{name}:*")]
+    origins = [f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")]
+    return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[*origins, *settings.origins])
+
+
+def _own_addresses() -> set[str]:
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        return set()
+    return {_in_url(str(address[0]).partition("%")[0]) for *_, address in found}
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _unauthorized(error: MemosError | None) -> Response:
+    """RFC 6750: without any credentials there is a challenge and no error code."""
+    if error is None:
+        said, challenge = "an access token is needed: send 'Authorization: Bearer TOKEN'", 'Bearer realm="memos-mcp"'
+        code = "NotAllowed"
+    else:
+        said, code = str(error), error.code
+        quoted = said.replace("\\", "").replace('"', "'").encode("ascii", "replace").decode()
+        challenge = f'Bearer realm="memos-mcp", error="invalid_token", error_description="{quoted}"'
+    return JSONResponse(
+        {"error": {"code": code, "message": said}}, status_code=401, headers={"WWW-Authenticate": challenge}
+    )
+
+
+def _deprecated(send: Send) -> Send:
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers: list[Any] = list(message.get("headers", []))
+            message = {**message, "headers": [*headers, (b"deprecation", b"@1743033600")]}  # since 2025-03-26
+        await send(message)
+
+    return marked
