@@ -120,6 +120,7 @@ class Descriptive:
     tags: tuple[str, ...] = ()
     entities: tuple[str, ...] = ()
     mentions: tuple[Mention, ...] = ()
+    parts: int = 0  # the pieces that a long text was split into: they are recalled, the whole is read by its id
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ CONFIRM_MINUTES = 10
 PAGE_SIZE = 100
 
 Progress = Callable[[float, float | None, str], None]
-"""`progress(done, total, message)`: it may raise `Cancelled`, and is called only where stopping leaves a whole state."""
+"""`progress(done, total, message)`: may raise `Cancelled`; called only where stopping leaves a whole state."""
 
 
 def silent(done: float, total: float | None, message: str) -> None:

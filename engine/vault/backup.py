@@ -6,6 +6,7 @@ A backup is a compacted DuckDB file. Automatic ones stand in `<data>/backups`, n
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,6 +108,9 @@ def restore_backup(settings: Settings, path: Path, now: datetime) -> Path | None
         incoming = settings.database.with_suffix(".incoming")
         shutil.copyfile(path, incoming)
         os.chmod(incoming, 0o600)
+        with duckdb.connect(str(incoming)) as connection:
+            # Indexes of the replaced vault must not pass for indexes of this one.
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'incarnation'", [secrets.token_hex(8)])
         descriptor = os.open(incoming, os.O_RDWR)
         try:
             os.fsync(descriptor)

@@ -67,6 +67,17 @@ def versions(connection: Connection, id: str) -> list[Record]:
     return [record_of(row) for row in rows]
 
 
+def earlier_versions(connection: Connection, ids: Sequence[str]) -> dict[str, list[Record]]:
+    """The versions before the current one, oldest first, by id."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM versions WHERE id IN (SELECT unnest(?::VARCHAR[])) ORDER BY id, version", [list(ids)]
+    ).fetchall()
+    found: dict[str, list[Record]] = {}
+    for row in rows:
+        found.setdefault(row[0], []).append(record_of(row))
+    return found
+
+
 def derived_from(connection: Connection, ids: Sequence[str]) -> list[tuple[str, Lineage]]:
     """Edges into `ids`: (id of the derived memory, the edge)."""
     if not ids:
@@ -142,6 +153,16 @@ def page(
     return [record_of(row) for row in rows]
 
 
+def newest_claims(connection: Connection, cube: str, limit: int) -> list[Record]:
+    """The newest live memories of a cube that say something of their own: no turns, documents or pieces of texts."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM memories WHERE cube = ? AND state IN (?, ?) AND kind NOT IN ('message', 'document')"
+        " AND id NOT IN (SELECT derived FROM lineage WHERE relation = 'part_of') ORDER BY label DESC LIMIT ?",
+        [cube, *LIVE_STATES, limit],
+    ).fetchall()
+    return [record_of(row) for row in rows]
+
+
 def as_of(connection: Connection, cube: str, moment: datetime) -> list[Record]:
     """The version of each memory of a cube that was current at `moment`, in the order of labels."""
     rows = connection.execute(
@@ -151,6 +172,17 @@ def as_of(connection: Connection, cube: str, moment: datetime) -> list[Record]:
         [cube, stored_time(moment)],
     ).fetchall()
     return [record_of(row) for row in rows]
+
+
+def versions_as_of(connection: Connection, ids: Sequence[str], moment: datetime) -> dict[str, Record]:
+    """The versions of `ids` that were current at `moment`; what did not exist then is left out."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM (SELECT {COLUMNS} FROM memories UNION ALL SELECT {COLUMNS} FROM versions)"
+        " WHERE id IN (SELECT unnest(?::VARCHAR[])) AND updated_at <= ?"
+        " QUALIFY row_number() OVER (PARTITION BY id ORDER BY version DESC) = 1",
+        [list(ids), stored_time(moment)],
+    ).fetchall()
+    return {row[0]: record_of(row) for row in rows}
 
 
 def changed_since(connection: Connection, cube: str, revision: int) -> list[Record]:
@@ -186,3 +218,31 @@ def audit_rows(connection: Connection, *, since: int = 0, limit: int | None = No
         sql += f" LIMIT {int(limit)}"
     for row in connection.execute(sql, [since]).fetchall():
         yield audit_row_of(row)
+
+
+def cube_revision(connection: Connection, cube: str) -> int:
+    """The revision under which anything in a cube last changed."""
+    row = connection.execute(
+        "SELECT greatest(coalesce((SELECT max(revision) FROM memories WHERE cube = ?), 0),"
+        " coalesce((SELECT max(revision) FROM tombstones WHERE cube = ?), 0),"
+        " coalesce((SELECT max(revision) FROM cubes WHERE name = ?), 0))",
+        [cube, cube, cube],
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def ids_with_prefix(connection: Connection, prefix: str, cubes: Sequence[str], limit: int) -> list[str]:
+    rows = connection.execute(
+        "SELECT id FROM memories WHERE starts_with(id, ?) AND cube IN (SELECT unnest(?::VARCHAR[]))"
+        " ORDER BY label DESC LIMIT ?",
+        [prefix, list(cubes), limit],
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def indexed(connection: Connection, cube: str) -> int:
+    """How many memories of a cube its index should hold: all but the wholes of long texts."""
+    row = connection.execute(
+        "SELECT count(*) FROM memories WHERE cube = ? AND (header::JSON ->> 'parts')::INTEGER = 0", [cube]
+    ).fetchone()
+    return int(row[0]) if row else 0

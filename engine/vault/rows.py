@@ -67,6 +67,7 @@ def header_json(memory: Memory) -> str:
             "tags": about.tags,
             "entities": about.entities,
             "mentions": about.mentions,
+            "parts": about.parts,
             "priority": rules.priority,
             "sensitivity": rules.sensitivity,
             "pinned": rules.pinned,
@@ -122,6 +123,7 @@ def record_of(row: Sequence[Any]) -> Record:
             Mention(item["text"], datetime.fromisoformat(item["start"]), datetime.fromisoformat(item["end"]))
             for item in header["mentions"]
         ),
+        parts=header["parts"],
     )
     rules = Governance(
         expires_at=read_time(row[11]),

@@ -8,7 +8,7 @@ group failed), so it keeps no state outside the transaction; what must happen on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+ERASED_FROM = (
+    ("memories", "id"),
+    ("versions", "id"),
+    ("embeddings", "id"),
+    ("usage", "id"),
+    ("lineage", "derived"),
+    ("lineage", "source"),
+)
 BULK_ROWS = 16  # from here on one statement with lists is faster than many with scalars
 
 
@@ -42,6 +50,7 @@ class Change:
 
     id: str
     label: int
+    cube: str
     record: Record | None  # None: erased
     vectors: NDArray[np.float32] | None = None  # [passages, dimension]; None: unchanged or none yet
 
@@ -140,23 +149,34 @@ class Transaction:
         self.head.seq, self.head.hash = row.seq, hashed
         return row.seq
 
-    def add(
-        self, records: Sequence[Record], vectors: Sequence[NDArray[np.float32] | None], embedder: str | None
-    ) -> None:
-        """Insert new memories with their embeddings under the fingerprint `embedder`."""
+    def add(self, records: Sequence[Record], vectors: Sequence[NDArray[np.float32] | None]) -> None:
+        """Insert new memories; `vectors`, [passages, dimension] each, go to whoever keeps the index."""
         self.insert("memories", MEMORY_COLUMNS, [row_of(record) for record in records])
         self.changes += [
-            Change(record.memory.id, record.label, record, rows) for record, rows in zip(records, vectors, strict=True)
+            Change(record.memory.id, record.label, record.memory.cube, record, rows)
+            for record, rows in zip(records, vectors, strict=True)
         ]
-        self.embed(
-            [(record.memory.id, rows) for record, rows in zip(records, vectors, strict=True) if rows is not None],
-            embedder,
-        )
 
-    def embed(self, vectors: Sequence[tuple[str, NDArray[np.float32]]], embedder: str | None) -> None:
-        if embedder is not None:
-            rows = [(id, embedder, len(matrix), matrix.astype("<f4").tobytes()) for id, matrix in vectors]
-            self.insert("embeddings", ("id", "embedder", "passages", "vectors"), rows, replace_=True)
+    def embed(self, vectors: Sequence[tuple[str, NDArray[np.float32]]], embedder: str) -> None:
+        """Store the passage vectors of memories under the embedder's fingerprint."""
+        rows = [(id, embedder, len(matrix), matrix.astype("<f4").tobytes()) for id, matrix in vectors]
+        self.insert("embeddings", ("id", "embedder", "passages", "vectors"), rows, replace_=True)
+
+    def erase(self, records: Sequence[Record], revision: int) -> dict[str, int]:
+        """Remove every trace of memories from the tables but their tombstones, which hold no content.
+
+        Returns how many rows went from each table.
+        """
+        ids = [record.memory.id for record in records]
+        removed: dict[str, int] = {}
+        for table, column in ERASED_FROM:
+            gone = self.rows(f"DELETE FROM {table} WHERE {column} IN (SELECT unnest(?))", [ids])
+            removed[table] = removed.get(table, 0) + int(gone[0][0])
+        self.written = True
+        rows = [(record.memory.id, record.label, record.memory.cube, revision) for record in records]
+        self.insert("tombstones", ("id", "label", "cube", "revision"), rows)
+        self.changes += [Change(record.memory.id, record.label, record.memory.cube, None) for record in records]
+        return removed
 
     def revise(self, old: Record, memory: Memory, change: str, revision: int, *, reason: str | None = None) -> Record:
         """Make `memory` the next version of `old`; the old version moves to `versions`."""
@@ -170,15 +190,42 @@ class Transaction:
         self.execute(f"INSERT INTO versions ({columns}) SELECT {columns} FROM memories WHERE id = ?", [memory.id])
         settings = ", ".join(f"{column} = ?" for column in MEMORY_COLUMNS[3:])
         self.execute(f"UPDATE memories SET {settings} WHERE id = ?", [*row_of(record)[3:], memory.id])
-        self.changes.append(Change(memory.id, old.label, record))
+        self.changes.append(Change(memory.id, old.label, memory.cube, record))
         return record
 
     def move(self, old: Record, state: State, change: str, revision: int, *, reason: str | None = None) -> Record:
         """The next version of `old` in another state."""
         return self.revise(old, replace(old.memory, state=state), change, revision, reason=reason)
 
-    def link(self, derived: str, edges: Iterable[Lineage]) -> None:
-        rows = [(derived, edge.relation.value, edge.source, edge.version) for edge in edges]
+    def overwrite(self, record: Record) -> None:
+        """Replace the content of a memory in every version, without a new one: its old words are erased."""
+        content, key = record.memory.content, record.content_key
+        self.execute(
+            "UPDATE memories SET content = ?, content_key = ?, revision = ? WHERE id = ?",
+            [content, key, record.revision, record.memory.id],
+        )
+        self.execute("UPDATE versions SET content = ?, content_key = ? WHERE id = ?", [content, key, record.memory.id])
+        self.changes.append(Change(record.memory.id, record.label, record.memory.cube, record))
+
+    def activate(self, records: Sequence[Record], revision: int) -> None:
+        """First use: another state, but no new version, since nothing of what the memory says has changed."""
+        ids = [record.memory.id for record in records]
+        self.execute(
+            "UPDATE memories SET state = ?, revision = ? WHERE id IN (SELECT unnest(?))",
+            [State.ACTIVATED.value, revision, ids],
+        )
+        for record in records:
+            memory = replace(record.memory, state=State.ACTIVATED)
+            changed = replace(record, memory=memory, revision=revision)
+            self.changes.append(Change(memory.id, record.label, memory.cube, changed))
+
+    def link(self, edges: Mapping[str, Iterable[Lineage]]) -> None:
+        """Add lineage: the edges of each derived memory, by its id."""
+        rows = [
+            (derived, edge.relation.value, edge.source, edge.version)
+            for derived, found in edges.items()
+            for edge in found
+        ]
         self.insert("lineage", ("derived", "relation", "source", "source_version"), rows, replace_=True)
 
     def put_cube(self, cube: MemCube, revision: int) -> None:

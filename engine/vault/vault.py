@@ -72,6 +72,7 @@ class MemVault:
             self._prepare()
             self._key = bytes.fromhex(self._meta("key"))
             self.store_id = self._meta("store")
+            self.incarnation = self._meta("incarnation")  # another one after each restored backup
             self._writer = Writer(lambda: self._connection, self._head(), clock, self._committed)
         except duckdb.Error as error:
             self._lock.release()
@@ -132,6 +133,7 @@ class MemVault:
             if migration.number == 1:
                 self._put_meta("store", self._ids.new("s"))
                 self._put_meta("key", secrets.token_hex(32))
+                self._put_meta("incarnation", secrets.token_hex(8))
             self._connection.execute("COMMIT")
         self._mark()
 
@@ -172,6 +174,10 @@ class MemVault:
         """Number of the last audit row; grows with every change."""
         return self._writer.head.seq
 
+    @property
+    def head(self) -> Head:
+        return self._writer.head
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection for reading on this thread. What is read is what was committed when each statement began.
@@ -201,6 +207,11 @@ class MemVault:
 
     def _committed(self, transaction: Transaction) -> None:
         self.on_commit(transaction.changes, transaction)
+
+    def note(self, key: str) -> str | None:
+        """A note that a transaction left in `meta`."""
+        rows = self.rows("SELECT value FROM meta WHERE key = ?", [key])
+        return str(rows[0][0]) if rows else None
 
     def keyed(self, text: str) -> bytes:
         """HMAC-SHA256 of `text` under a key that never leaves the vault: says nothing without it."""

@@ -1,0 +1,243 @@
+"""Which embedder answers, and how the vault's vectors follow when it changes.
+
+The vault names one *active* embedder: the one whose vectors queries are compared with. When another one is configured,
+queries go on with the old model and the old vectors, new memories get both, and a background task gives every memory a
+vector of the new model; only when none is missing does the new embedder become active, in one transaction. All of that
+survives a restart, because what is missing is read from the vault.
+
+Without a model, memory is kept and recalled by words alone, and every recall says so. Vectors that were stored stay.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import Corrupt, Unavailable
+from engine.index.embedder import Embedder, open_embedder
+from engine.index.passages import PASSAGES_VERSION, passages
+from engine.operations import Caller, Principal
+from engine.settings import Settings
+from engine.vault import MemVault, Transaction
+
+Vectors = NDArray[np.float32]
+SYSTEM = Caller(Principal("memos", owner=True))
+BATCH_MEMORIES = 64
+log = logging.getLogger(__name__)
+
+
+def fingerprint(embedder: Embedder) -> str:
+    """What vectors depend on: the model, and how contents are cut into passages."""
+    return f"{embedder.fingerprint}+p{PASSAGES_VERSION}"
+
+
+class Embeddings:
+    """The embedder that is configured, the one that is active, and the way from one to the other."""
+
+    def __init__(self, vault: MemVault, settings: Settings, announce: Callable[[str], None]) -> None:
+        self._vault = vault
+        self._settings = settings
+        self._announce = announce
+        self._lock = threading.Lock()
+        self.missing_reason: str | None = None
+        self.configured = self._open(settings)
+        self._stored = self._active_row()
+        self.answering = self._answering()
+
+    def _open(self, settings: Settings) -> Embedder | None:
+        try:
+            return open_embedder(settings, self._announce)
+        except (Unavailable, Corrupt) as error:
+            self.missing_reason = str(error)
+            log.warning("no embedder: %s", error)
+            return None
+
+    def _active_row(self) -> tuple[str, str, int] | None:
+        rows = self._vault.rows("SELECT fingerprint, source, dimension FROM embedders WHERE active")
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+    def _answering(self) -> Embedder | None:
+        """The model that matches the vectors in the vault, if it can be had."""
+        if self.configured is None or self._stored is None or self._stored[0] == fingerprint(self.configured):
+            return self.configured
+        try:
+            old = open_embedder(replace(self._settings, embedder=self._stored[1], offline=True), self._announce)
+        except (Unavailable, Corrupt) as error:
+            log.warning("the embedder of the stored vectors is gone: %s", error)
+            return None
+        return old if fingerprint(old) == self._stored[0] else None
+
+    @property
+    def active(self) -> str | None:
+        """Fingerprint of the vectors that queries are compared with; None: there are none."""
+        if self._stored is not None:
+            return self._stored[0]
+        return None if self.configured is None else fingerprint(self.configured)
+
+    @property
+    def dimension(self) -> int | None:
+        if self._stored is not None:
+            return self._stored[2]
+        return None if self.configured is None else self.configured.dimension
+
+    @property
+    def name(self) -> str | None:
+        return None if self.configured is None else self.configured.name
+
+    @property
+    def moving(self) -> bool:
+        """Whether the vault's vectors are on their way to another embedder."""
+        return (
+            self.configured is not None and self._stored is not None and self._stored[0] != fingerprint(self.configured)
+        )
+
+    def degraded(self) -> str | None:
+        """What a recall lacks now, in words, or None."""
+        if self.configured is None:
+            return f"lexical only: {self.missing_reason}"
+        if self.answering is None:
+            return "lexical only until every memory has a vector of the new embedder, which is under way"
+        return None
+
+    # --- embedding ---------------------------------------------------------------------------------------------
+
+    def query(self, text: str) -> tuple[str, Vectors] | None:
+        """The vector of a query, shape [dimension], and the fingerprint of the vectors that it may be compared with."""
+        model = self.answering
+        if model is None:
+            return None
+        found = self._embed(model, [text])
+        return None if found is None else (fingerprint(model), found[0])
+
+    def contents(self, texts: Sequence[str | None]) -> dict[str, list[Vectors]]:
+        """Passage vectors of contents, [passages, dimension] each, under each fingerprint that is written now.
+
+        None stands for a content that is not embedded (the whole of a long text) and gets no passages.
+        """
+        models = [model for model in (self.configured, self.answering) if model is not None]
+        return {
+            fingerprint(model): found
+            for model in dict.fromkeys(models)
+            if (found := self._passages(model, texts)) is not None
+        }
+
+    def _passages(self, model: Embedder, texts: Sequence[str | None]) -> list[Vectors] | None:
+        cut = [[] if text is None else passages(text) for text in texts]
+        wanted = [passage for parts in cut for passage in parts]
+        flat = self._embed(model, wanted) if wanted else np.zeros((0, model.dimension), dtype=np.float32)
+        if flat is None:
+            return None
+        bounds = np.cumsum([len(parts) for parts in cut])[:-1]
+        return list(np.split(flat, bounds))
+
+    def _embed(self, model: Embedder, texts: Sequence[str]) -> Vectors | None:
+        try:
+            return model.embed(texts)
+        except (Unavailable, Corrupt) as error:
+            with self._lock:
+                self.missing_reason = str(error)
+                self.configured = None if model is self.configured else self.configured
+                self.answering = None if model is self.answering else self.answering
+            log.error("the embedder failed: %s", error)
+            return None
+
+    # --- keeping the vault's vectors complete ------------------------------------------------------------------
+
+    def write(self, transaction: Transaction, ids: Sequence[str], found: dict[str, list[Vectors]]) -> None:
+        """Store the vectors of `contents`; the first vectors of an empty vault make their embedder active."""
+        for print_, vectors in found.items():
+            transaction.embed(list(zip(ids, vectors, strict=True)), print_)
+        if self._stored is None and self.configured is not None and found:
+            row = (fingerprint(self.configured), self._settings.embedder, self.configured.dimension)
+            transaction.insert(
+                "embedders", ("fingerprint", "source", "dimension", "active"), [(*row, True)], replace_=True
+            )
+            transaction.after(lambda: self._set_stored(row))
+
+    def _set_stored(self, row: tuple[str, str, int]) -> None:
+        self._stored = row
+
+    def missing(self) -> int:
+        """How many memories have no vector of the configured embedder."""
+        if self.configured is None:
+            return 0
+        rows = self._vault.rows(
+            "SELECT count(*) FROM memories WHERE id NOT IN (SELECT id FROM embeddings WHERE embedder = ?)",
+            [fingerprint(self.configured)],
+        )
+        return int(rows[0][0])
+
+    def fill(self, stopped: Callable[[], bool], applied: Callable[[str, Vectors], None]) -> bool:
+        """Give every memory a vector of the configured embedder, in small transactions; True: none is missing.
+
+        `applied(id, vectors)` is told, on the writer thread, of vectors that the active index should have.
+        """
+        while self.configured is not None and not stopped():
+            model, print_ = self.configured, fingerprint(self.configured)
+            rows = self._vault.rows(
+                "SELECT id, content, (header::JSON ->> 'parts')::INTEGER FROM memories WHERE id NOT IN"
+                " (SELECT id FROM embeddings WHERE embedder = ?) ORDER BY label LIMIT ?",
+                [print_, BATCH_MEMORIES],
+            )
+            if not rows:
+                return True
+            vectors = self._passages(model, [None if row[2] else row[1] for row in rows])
+            if vectors is None:
+                return False
+            self._vault.write(self._filling(model, print_, rows, vectors, applied), SYSTEM)
+        return False
+
+    def _filling(
+        self,
+        model: Embedder,
+        print_: str,
+        rows: Sequence[tuple[str, str, int]],
+        vectors: Sequence[Vectors],
+        applied: Callable[[str, Vectors], None],
+    ) -> Callable[[Transaction], None]:
+        def job(transaction: Transaction) -> None:
+            current = transaction.records(row[0] for row in rows)
+            good = [
+                (id, found)
+                for (id, content, _), found in zip(rows, vectors, strict=True)
+                if id in current and current[id].memory.content == content
+            ]
+            self.write(transaction, [id for id, _ in good], {print_: [found for _, found in good]})
+            if self.active == print_ and model is self.answering:
+                for id, found in good:
+                    transaction.after(lambda id=id, found=found: applied(id, found))  # type: ignore[misc]
+
+        return job
+
+    def switch(self) -> bool:
+        """Make the configured embedder the active one if no memory lacks its vector; the old vectors go.
+
+        Returns whether it did: the dense indexes must then be built anew.
+        """
+        configured = self.configured
+        if configured is None or not self.moving:
+            return False
+        row = (fingerprint(configured), self._settings.embedder, configured.dimension)
+
+        def job(transaction: Transaction) -> bool:
+            lacking = transaction.rows(
+                "SELECT count(*) FROM memories WHERE id NOT IN (SELECT id FROM embeddings WHERE embedder = ?)", [row[0]]
+            )
+            if lacking[0][0]:
+                return False
+            transaction.audit("embedder", "", [], embedder=row[0])
+            transaction.execute("DELETE FROM embedders")
+            transaction.execute("DELETE FROM embeddings WHERE embedder <> ?", [row[0]])
+            transaction.insert("embedders", ("fingerprint", "source", "dimension", "active"), [(*row, True)])
+            transaction.after(lambda: self._switched(row, configured))
+            return True
+
+        return self._vault.write(job, SYSTEM)
+
+    def _switched(self, row: tuple[str, str, int], model: Embedder) -> None:
+        self._stored, self.answering = row, model

@@ -1,0 +1,194 @@
+"""What one erasure does inside its transaction: which memories hold the content, and what goes from which table.
+
+Lineage decides what is erased with a memory: pieces with their whole, a fused memory with its parents. The rules stand
+in `engine.forgetting`, which also removes the copies that lie in files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cubes import Lineage, Relation
+from engine.lifecycle.states import LIVE, Step, after, state_after
+from engine.operations import Action, ForgetResult, Forgotten, Mode, Receipt
+from engine.parts import Parts, may, memory_key
+from engine.text.claims import normal_form
+from engine.vault import Transaction, queries
+from engine.vault.rows import Record
+
+ERASED = "[erased]"
+PENDING = "erasing"  # the vault's note that an erasure was committed and its copies are still to be removed
+
+
+def note_pending(transaction: Transaction, cubes: Iterable[str]) -> None:
+    """Note in the vault that copies of what was erased from `cubes` are still to be removed."""
+    rows = transaction.rows("SELECT value FROM meta WHERE key = ?", [PENDING])
+    known = set(json.loads(rows[0][0])) if rows else set()
+    values = (PENDING, json.dumps(sorted(known.union(cubes))))
+    transaction.insert("meta", ("key", "value"), [values], replace_=True)
+
+
+@dataclass(slots=True)
+class Erasure:
+    """One erasure, inside its transaction."""
+
+    parts: Parts
+    transaction: Transaction
+    named: Sequence[Record]
+    missing: tuple[str, ...]
+    reason: str | None
+    gone: dict[str, Record] = field(default_factory=dict)
+    blanked: dict[str, Record] = field(default_factory=dict)  # wholes that lose a piece
+    freed: dict[str, Record] = field(default_factory=dict)  # parents whose fused memory goes
+
+    def run(self) -> ForgetResult:
+        if not self.named:
+            return ForgetResult(not_found=self.missing)
+        self._collect()
+        for record in (*self.gone.values(), *self.blanked.values()):
+            may(self.transaction, record, Action.WRITE)
+            after(record.memory, Step.ERASE)
+        receipt = self._erase()
+        forgotten = tuple(Forgotten(id, Mode.ERASE) for id in self.gone)
+        return ForgetResult(forgotten=forgotten, not_found=self.missing, receipt=receipt)
+
+    def _collect(self) -> None:
+        """Follow lineage to everything that holds the content of what was named."""
+        self.gone = {record.memory.id: record for record in self.named}
+        waiting = list(self.gone)
+        while waiting:
+            around = [*self._sources(waiting), *self._derived(waiting)]
+            found = self.transaction.records(around)
+            waiting = [id for id in around if id in found and id not in self.gone]
+            self.gone.update({id: found[id] for id in waiting})
+        self._find_wholes()
+        self._find_freed()
+
+    def _sources(self, ids: Sequence[str]) -> list[str]:
+        """The parents of fused memories that were named: they hold what the fused memory says."""
+        named = [id for id in ids if id in {record.memory.id for record in self.named}]
+        return [edge.source for id in named for edge in self._edges(id) if edge.relation is Relation.FUSED_FROM]
+
+    def _derived(self, ids: Sequence[str]) -> list[str]:
+        kinds = (Relation.PART_OF, Relation.FUSED_FROM)
+        return [id for id, edge in queries.derived_from(self.transaction.connection, ids) if edge.relation in kinds]
+
+    def _edges(self, id: str) -> tuple[Lineage, ...]:
+        rows = self.transaction.rows("SELECT relation, source, source_version FROM lineage WHERE derived = ?", [id])
+        return tuple(Lineage(Relation(relation), source, version) for relation, source, version in rows)
+
+    def _find_wholes(self) -> None:
+        ids = [
+            edge.source
+            for id in self.gone
+            for edge in self._edges(id)
+            if edge.relation is Relation.PART_OF and edge.source not in self.gone
+        ]
+        self.blanked = self.transaction.records(ids)
+
+    def _find_freed(self) -> None:
+        ids = [
+            edge.source
+            for id in self.gone
+            for edge in self._edges(id)
+            if edge.relation is Relation.FUSED_FROM and edge.source not in self.gone
+        ]
+        merged = self.transaction.records(ids)
+        self.freed = {id: record for id, record in merged.items() if record.memory.state not in LIVE}
+
+    def _erase(self) -> Receipt:
+        transaction, vault = self.transaction, self.parts.vault
+        texts = self._texts()
+        cubes = sorted({record.memory.cube for record in (*self.gone.values(), *self.blanked.values())})
+        at = Receipt(
+            id=self.parts.ids.new("r"),
+            at=transaction.now,
+            erased=tuple(self.gone),
+            digests=tuple(f"hmac-sha256:{vault.keyed(text).hex()}" for text in texts),
+            removed=(),
+            out_of_reach=out_of_reach(self.parts),
+        )
+        revision = transaction.audit(
+            "erase",
+            cubes[0] if len(cubes) == 1 else "",
+            at.erased,
+            reason=_without(self.reason, texts),
+            receipt=at.id,
+            digests=list(at.digests),
+            cubes=cubes,
+        )
+        self._blank(revision)
+        removed = transaction.erase(list(self.gone.values()), revision)
+        removed["operations"] = self._forget_answers()
+        for record in self.freed.values():
+            transaction.move(record, state_after(record.memory, Step.RESTORE), "unfuse", revision)
+        note_pending(transaction, cubes)
+        counted = tuple((name, count) for name, count in sorted(removed.items()) if count)
+        return replace(at, removed=counted, audit_seq=revision)
+
+    def _texts(self) -> list[str]:
+        """Every content that goes, each once."""
+        rows = self.transaction.rows(
+            "SELECT DISTINCT content FROM (SELECT id, content FROM memories UNION ALL SELECT id, content FROM versions)"
+            " WHERE id IN (SELECT unnest(?)) ORDER BY content",
+            [list(self.gone)],
+        )
+        return [row[0] for row in rows]
+
+    def _blank(self, revision: int) -> None:
+        """Take the words of erased pieces out of their wholes, in every version."""
+        for id, record in self.blanked.items():
+            pieces = [
+                self.gone[derived].memory.content
+                for derived, edge in queries.derived_from(self.transaction.connection, [id])
+                if edge.relation is Relation.PART_OF and derived in self.gone
+            ]
+            content = _blanked(record.memory.content, pieces)
+            self.transaction.overwrite(
+                replace(
+                    record,
+                    memory=replace(record.memory, content=content),
+                    content_key=memory_key(self.parts.vault, replace(record.memory, content=content)),
+                    revision=revision,
+                )
+            )
+
+    def _forget_answers(self) -> int:
+        """Recorded answers that name what went: an answer to `fuse` holds content."""
+        rows = self.transaction.rows(
+            "DELETE FROM operations WHERE list_has_any(from_json(ids, '[\"VARCHAR\"]'), ?)", [list(self.gone)]
+        )
+        return int(rows[0][0])
+
+
+def _blanked(content: str, pieces: Iterable[str]) -> str:
+    for piece in pieces:
+        content = content.replace(piece, ERASED)
+    return content
+
+
+def _without(reason: str | None, texts: Iterable[str]) -> str | None:
+    """The reason, unless it repeats what is erased: the audit log is for good."""
+    if reason is None:
+        return None
+    said = normal_form(reason)
+    for text in texts:
+        form = normal_form(text)
+        if form and (form in said or said in form):
+            return "(withheld: the reason repeated what was erased)"
+    return reason
+
+
+def out_of_reach(parts: Parts) -> tuple[str, ...]:
+    """Copies that this program made and cannot rewrite: backups elsewhere, and damaged files that were kept aside."""
+    with parts.vault.reading() as connection:
+        rows = connection.execute(
+            "SELECT detail FROM audit WHERE action IN ('backup', 'export') ORDER BY seq"
+        ).fetchall()
+    paths = [Path(json.loads(row[0]).get("path", "")) for row in rows]
+    folder = parts.vault.settings.damaged_folder
+    kept = sorted(folder.iterdir()) if folder.is_dir() else []
+    return tuple(dict.fromkeys(str(path) for path in (*paths, *kept) if path.name and path.exists()))

@@ -1,0 +1,294 @@
+"""forget: archive, which can be undone, and erase, which cannot.
+
+Erase removes a memory from the tables, from history, indexes and their snapshots, from recorded answers and automatic
+backups, and then gives the database a new file, because DuckDB keeps deleted bytes in free blocks and in its
+write-ahead log. Only then does the call return. What is erased with a memory is what holds its content:
+
+- the pieces of a long text with the whole; erasing one piece blanks its words in the whole;
+- a fused memory with its parents, since it is made of them; erasing one parent erases the fused memory and brings the
+  other parents back.
+
+If the process dies after the transaction and before the new file is in place, the next start finishes the work: an
+erasure that was committed is never left half done.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from cubes import Relation
+from engine.embeddings import SYSTEM
+from engine.erasing import PENDING, Erasure
+from engine.errors import Conflict, Expired, Invalid, NotFound
+from engine.governance.access import no_memory
+from engine.lifecycle.states import Step, after, state_after
+from engine.operations import (
+    CONFIRM_MINUTES,
+    MAX_REASON_CHARS,
+    Action,
+    Caller,
+    Forget,
+    ForgetResult,
+    Forgotten,
+    Mode,
+    Preview,
+    Progress,
+    Recall,
+    Receipt,
+)
+from engine.parts import Parts, check_ids, may, once
+from engine.recalling import Recalling
+from engine.vault import Transaction, backup_names, queries
+from engine.vault.backup import AUTOMATIC, backup_path
+from engine.vault.rows import Record, known_time, stored_time
+
+PREVIEW_LIMIT = 20  # memories that one query may preview
+
+
+class Forgetting:
+    """forget, and the clean-up that erasures share."""
+
+    def __init__(self, parts: Parts, recalling: Recalling) -> None:
+        self._parts = parts
+        self._recalling = recalling
+        self._cleaning = threading.Lock()
+        self._wanted = 0
+        self._cleaned = 0
+        self._count = threading.Lock()
+
+    def forget(self, request: Forget, caller: Caller, progress: Progress) -> ForgetResult:
+        """Do, preview or confirm.
+
+        Raises:
+            Invalid: not exactly one of ids, query, confirm.
+            NotFound, NotAllowed, Frozen, Conflict: nothing was changed.
+            Expired: the confirm token is unknown or too old.
+        """
+        _check(request)
+        ids = check_ids(request.ids)
+        if request.query is not None:
+            return self._preview_query(request, caller)
+        if request.mode is Mode.ERASE and request.confirm is None and not request.confirmed:
+            return self._preview_ids(ids, request, caller)
+
+        def job(transaction: Transaction) -> tuple[ForgetResult, Sequence[str]]:
+            wanted, mode = ids, request.mode
+            if request.confirm is not None:
+                wanted, mode = _confirmed(transaction, request.confirm)
+            records, missing = _readable(transaction, wanted)
+            if mode is Mode.ARCHIVE:
+                return _archive(transaction, records, missing, request.reason), wanted
+            return Erasure(self._parts, transaction, records, missing, request.reason).run(), ()
+
+        progress(0, None, "forgetting")
+        result = once(self._parts, caller, request, job, dump, load)
+        if result.receipt is not None:
+            progress(1, 2, "removing every copy")
+            self.clean()
+        return result
+
+    # --- previews ----------------------------------------------------------------------------------------------
+
+    def _preview_query(self, request: Forget, caller: Caller) -> ForgetResult:
+        assert request.query is not None
+        search = Recall(
+            query=request.query,
+            cubes=None if request.cube is None else (request.cube,),
+            limit=PREVIEW_LIMIT,
+            max_tokens=100_000,
+        )
+        found = self._recalling.recall(search, caller, use=False)
+        if found.nothing_relevant:
+            return ForgetResult()
+        return self._propose([item.memory.id for item in found.memories], (), request.mode, caller)
+
+    def _preview_ids(self, ids: Sequence[str], request: Forget, caller: Caller) -> ForgetResult:
+        with self._parts.vault.reading() as connection:
+            transaction = Transaction(connection, self._parts.vault.head, self._parts.clock.now(), caller)
+            records, missing = _readable(transaction, ids)
+            for record in records:
+                after(record.memory, Step.ERASE)
+        return self._propose([record.memory.id for record in records], missing, request.mode, caller)
+
+    def _propose(self, ids: Sequence[str], missing: Sequence[str], mode: Mode, caller: Caller) -> ForgetResult:
+        if not ids:
+            return ForgetResult(not_found=tuple(missing))
+        token = f"c_{secrets.token_urlsafe(18)}"
+
+        def job(transaction: Transaction) -> tuple[Preview, ...]:
+            records = [record for record in transaction.records(ids).values() if _writable(transaction, record)]
+            items = json.dumps([[record.memory.id, record.memory.version] for record in records])
+            expires = transaction.now + timedelta(minutes=CONFIRM_MINUTES)
+            values = (token, transaction.caller.principal.name, mode.value, items, stored_time(expires))
+            transaction.execute("DELETE FROM confirmations WHERE expires_at < ?", [stored_time(transaction.now)])
+            transaction.insert("confirmations", ("token", "principal", "mode", "items", "expires_at"), [values])
+            return tuple(Preview(record.memory.id, record.memory.content) for record in records)
+
+        preview = self._parts.vault.write(job, caller)
+        return ForgetResult(not_found=tuple(missing), preview=preview, confirm=token if preview else None)
+
+    # --- what an erasure leaves to be done ---------------------------------------------------------------------
+
+    def clean(self) -> None:
+        """Remove what was erased from every file. Calls that wait at the same time share one pass."""
+        with self._count:
+            self._wanted += 1
+            mine = self._wanted
+        with self._cleaning:
+            if self._cleaned >= mine:
+                return
+            reached = self._wanted
+            self._clean()
+            self._cleaned = reached
+
+    def finish(self) -> None:
+        """At start-up: finish an erasure that a killed process had committed."""
+        if self._parts.vault.note(PENDING) is not None:
+            self.clean()
+
+    def _clean(self) -> None:
+        parts = self._parts
+        self._recalling.forget_past()
+        noted = parts.vault.note(PENDING)
+        if noted is None:
+            return
+        for cube in json.loads(noted):
+            parts.indexes.save_cube(cube)
+        parts.vault.compact()
+        old = backup_names(parts.vault.settings)
+        if old:
+            parts.vault.backup(backup_path(parts.vault.settings, parts.clock.now(), AUTOMATIC))
+            for path in old:
+                path.unlink(missing_ok=True)
+        # Only now, and only if no erasure was committed meanwhile: a pass that dies is done again at the next start.
+        parts.vault.write(
+            lambda transaction: transaction.execute("DELETE FROM meta WHERE key = ? AND value = ?", [PENDING, noted]),
+            SYSTEM,
+        )
+
+
+def _check(request: Forget) -> None:
+    given = [bool(request.ids), request.query is not None, request.confirm is not None]
+    if sum(given) != 1:
+        raise Invalid("give exactly one of ids, query and confirm")
+    if request.query is not None and not request.query.strip():
+        raise Invalid("the query is empty: say in a few words what to forget")
+    if request.reason is not None and len(request.reason) > MAX_REASON_CHARS:
+        raise Invalid(f"the reason has {len(request.reason)} characters: use at most {MAX_REASON_CHARS}")
+
+
+def _readable(transaction: Transaction, ids: Sequence[str]) -> tuple[list[Record], tuple[str, ...]]:
+    """Records that the caller may change, and the ids that do not exist for it."""
+    found = transaction.records(ids)
+    records, missing = [], []
+    for id in ids:
+        try:
+            if id not in found:
+                raise NotFound(no_memory(id))
+            may(transaction, found[id], Action.WRITE)
+            records.append(found[id])
+        except NotFound:
+            missing.append(id)
+    return records, tuple(missing)
+
+
+def _writable(transaction: Transaction, record: Record) -> bool:
+    may(transaction, record, Action.WRITE)
+    return True
+
+
+def _confirmed(transaction: Transaction, token: str) -> tuple[tuple[str, ...], Mode]:
+    """What a token stands for; it is used up.
+
+    Raises:
+        Expired: unknown, of another caller, or too old.
+        Conflict: something that it names has changed since.
+    """
+    rows = transaction.rows("SELECT principal, mode, items, expires_at FROM confirmations WHERE token = ?", [token])
+    fresh = "ask again without confirm for a new preview; nothing was changed"
+    if not rows or rows[0][0] != transaction.caller.principal.name:
+        raise Expired(f"this confirm token is not known (it is used up, or was never given): {fresh}")
+    _, mode, items, expires = rows[0]
+    if known_time(expires) < transaction.now:
+        raise Expired(f"this confirm token is older than {CONFIRM_MINUTES} minutes: {fresh}")
+    versions = dict(json.loads(items))
+    found = transaction.records(versions)
+    changed = [id for id in versions if id not in found or found[id].memory.version != versions[id]]
+    if changed:
+        raise Conflict(f"{', '.join(changed)} changed since the preview: {fresh}")
+    transaction.execute("DELETE FROM confirmations WHERE token = ?", [token])
+    return tuple(versions), Mode(mode)
+
+
+# --- archive --------------------------------------------------------------------------------------------------------
+
+
+def _archive(
+    transaction: Transaction, records: Sequence[Record], missing: tuple[str, ...], reason: str | None
+) -> ForgetResult:
+    every = _with_pieces(transaction, records)
+    moving = [(record, state_after(record.memory, Step.ARCHIVE)) for record in every]
+    moving = [(record, state) for record, state in moving if record.memory.state is not state]
+    by_cube: dict[str, list[str]] = {}
+    for record, _ in moving:
+        by_cube.setdefault(record.memory.cube, []).append(record.memory.id)
+    revisions = {cube: transaction.audit("archive", cube, ids, reason=reason) for cube, ids in sorted(by_cube.items())}
+    for record, state in moving:
+        transaction.move(record, state, "archive", revisions[record.memory.cube], reason=reason)
+    forgotten = tuple(Forgotten(record.memory.id, Mode.ARCHIVE) for record in records)
+    return ForgetResult(forgotten=forgotten, not_found=missing)
+
+
+def _with_pieces(transaction: Transaction, records: Sequence[Record]) -> list[Record]:
+    wholes = [record.memory.id for record in records if record.memory.descriptive.parts]
+    edges = queries.derived_from(transaction.connection, wholes)
+    pieces = [derived for derived, edge in edges if edge.relation is Relation.PART_OF]
+    known = {record.memory.id: record for record in records}
+    known.update({id: record for id, record in transaction.records(pieces).items() if id not in known})
+    return list(known.values())
+
+
+# --- recorded answers -------------------------------------------------------------------------------------------------
+
+
+def dump(result: ForgetResult) -> dict[str, Any]:
+    receipt = result.receipt
+    return {
+        "forgotten": [[item.id, item.mode.value] for item in result.forgotten],
+        "not_found": list(result.not_found),
+        "receipt": None
+        if receipt is None
+        else {
+            "id": receipt.id,
+            "at": receipt.at.isoformat(),
+            "erased": list(receipt.erased),
+            "digests": list(receipt.digests),
+            "removed": [list(item) for item in receipt.removed],
+            "out_of_reach": list(receipt.out_of_reach),
+            "audit_seq": receipt.audit_seq,
+        },
+    }
+
+
+def load(plain: dict[str, Any]) -> ForgetResult:
+    receipt = plain["receipt"]
+    return ForgetResult(
+        forgotten=tuple(Forgotten(id, Mode(mode)) for id, mode in plain["forgotten"]),
+        not_found=tuple(plain["not_found"]),
+        receipt=None
+        if receipt is None
+        else Receipt(
+            id=receipt["id"],
+            at=datetime.fromisoformat(receipt["at"]),
+            erased=tuple(receipt["erased"]),
+            digests=tuple(receipt["digests"]),
+            removed=tuple((name, count) for name, count in receipt["removed"]),
+            out_of_reach=tuple(receipt["out_of_reach"]),
+            audit_seq=receipt["audit_seq"],
+        ),
+    )

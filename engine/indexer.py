@@ -1,0 +1,282 @@
+"""Keeps one index per cube in step with the vault.
+
+An index is opened from its snapshot and brought up to date with what the vault changed since (replay), or built from
+the vault when the snapshot is missing, damaged, of another store, embedder or format, or from the vault's future.
+Loading runs in the background; a recall that needs a cube's index waits a bounded time for it, and then says that it is
+degraded. After that, every commit is applied on the writer thread before the writer's caller hears of it.
+
+What stays true: an index reflects a revision of the vault, and says which; a recall from it equals a recall from one
+that was built anew. Indexes hold nothing that the vault does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.embeddings import Embeddings
+from engine.index.cube_index import CubeIndex, Entry
+from engine.index.snapshot import SnapshotUnusable
+from engine.settings import Settings
+from engine.vault import Change, MemVault, Transaction, queries
+from engine.vault.rows import Record
+
+WAIT_S = 10.0  # how long a recall waits for an index that is being loaded
+REPLAY_ROWS = 5_000  # memories read from the vault at a time
+SAVE_AFTER_CHANGES = 2_000  # a snapshot this far behind is written again at the next sweep
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One cube's index and how far along it is."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    ready: threading.Event = field(default_factory=threading.Event)
+    swap: threading.Lock = field(default_factory=threading.Lock)  # held only to exchange index and embedder
+    index: CubeIndex | None = None
+    embedder: str = ""  # fingerprint of the vectors in it
+    revision: int = 0
+    unsaved: int = 0
+    doing: str = "waiting"
+
+
+class Indexes:
+    """The indexes of all cubes."""
+
+    def __init__(self, vault: MemVault, embeddings: Embeddings, settings: Settings) -> None:
+        self._vault = vault
+        self._embeddings = embeddings
+        self._folder = settings.index_folder
+        self._slots: dict[str, _Slot] = {}
+        self._guard = threading.Lock()
+
+    # --- loading -----------------------------------------------------------------------------------------------
+
+    def load_all(self, stopped: Callable[[], bool]) -> None:
+        """Load the index of every cube that is not loaded yet."""
+        with self._vault.reading() as connection:
+            names = [cube.name for cube in queries.cubes(connection)]
+        self._remove_strangers(names)
+        for name in names:
+            if stopped():
+                return
+            self._load(name)
+
+    def ready(self, cube: str, wait_s: float = WAIT_S) -> tuple[CubeIndex, str] | None:
+        """The index of `cube` and its vectors' embedder, waiting if it is being loaded; None: it is not there yet."""
+        slot = self._slot(cube)
+        if not slot.ready.is_set():
+            if slot.lock.acquire(blocking=False):
+                try:
+                    self._load(cube)
+                finally:
+                    slot.lock.release()
+            else:
+                slot.ready.wait(wait_s)
+        with slot.swap:
+            return None if slot.index is None else (slot.index, slot.embedder)
+
+    def status(self) -> tuple[tuple[str, str], ...]:
+        """What each cube's index is doing."""
+        with self._guard:
+            return tuple(sorted((name, slot.doing) for name, slot in self._slots.items()))
+
+    def _slot(self, cube: str) -> _Slot:
+        with self._guard:
+            return self._slots.setdefault(cube, _Slot())
+
+    def _load(self, cube: str) -> None:
+        slot = self._slot(cube)
+        with slot.lock:
+            if slot.ready.is_set():
+                return
+            slot.doing = "loading"
+            try:
+                index, revision = CubeIndex.load(self.folder(cube), self._facts(cube, self._active))
+                if revision > self._vault.revision:
+                    raise SnapshotUnusable("it is from a later state of the vault")
+            except SnapshotUnusable as error:
+                log.info("building the index of a cube: %s", error)
+                slot.doing = "rebuilding"
+                index, revision = CubeIndex(self._embeddings.dimension), 0
+            self._bring_up(slot, cube, index, revision)
+
+    def _bring_up(self, slot: _Slot, cube: str, index: CubeIndex, revision: int) -> None:
+        """Replay, then let readers have it."""
+        embedder, target = self._active, self._vault.revision
+        slot.unsaved = self._replay(cube, index, revision)
+        with slot.swap:
+            slot.index, slot.embedder = index, embedder
+        slot.revision, slot.doing = max(target, revision), "ready"
+        slot.ready.set()
+
+    def _replay(self, cube: str, index: CubeIndex, revision: int) -> int:
+        """Apply what the vault changed after `revision`; how many changes that were."""
+        with self._vault.reading() as connection:
+            changed = queries.changed_since(connection, cube, revision)
+            erased = queries.erased_since(connection, cube, revision)
+            for label in erased:
+                index.remove(label)
+            for start in range(0, len(changed), REPLAY_ROWS):
+                part = changed[start : start + REPLAY_ROWS]
+                vectors = self._vectors(queries.vectors(connection, self._active, [r.memory.id for r in part]))
+                for record in part:
+                    follow(index, record, vectors.get(record.memory.id))
+        return len(changed) + len(erased)
+
+    @property
+    def _active(self) -> str:
+        return self._embeddings.active or ""
+
+    def _vectors(self, stored: dict[str, bytes]) -> dict[str, NDArray[np.float32]]:
+        dimension = self._embeddings.dimension
+        if dimension is None:
+            return {}
+        return {id: np.frombuffer(raw, dtype="<f4").reshape(-1, dimension) for id, raw in stored.items()}
+
+    def temporary(self, records: Iterable[Record]) -> CubeIndex:
+        """An index of other versions than the current ones (time travel); vectors where the content is the same."""
+        found = list(records)
+        index = CubeIndex(self._embeddings.dimension)
+        with self._vault.reading() as connection:
+            current = queries.records(connection, [record.memory.id for record in found])
+            same = [id for id, now in current.items()]
+            vectors = self._vectors(queries.vectors(connection, self._active, same))
+        changed = [r for r in found if r.memory.content != current[r.memory.id].memory.content]
+        for record, rows in zip(changed, self._fresh([r.memory.content for r in changed]), strict=True):
+            if rows is not None:
+                vectors[record.memory.id] = rows
+            else:
+                vectors.pop(record.memory.id, None)
+        for record in found:
+            follow(index, record, vectors.get(record.memory.id))
+        return index
+
+    def _fresh(self, contents: Sequence[str]) -> Sequence[NDArray[np.float32] | None]:
+        if not contents:
+            return []
+        found = self._embeddings.contents(contents).get(self._active)
+        return found if found is not None else [None] * len(contents)
+
+    # --- following the vault -----------------------------------------------------------------------------------
+
+    def apply(self, changes: Sequence[Change], transaction: Transaction) -> None:
+        """Follow one commit. Called on the writer thread, in the order of revisions."""
+        for change in changes:
+            cube = change.cube
+            slot = self._slot(cube)
+            with slot.lock:
+                if slot.index is None or not slot.ready.is_set():
+                    continue  # whoever loads it will read this change from the vault
+                if change.record is None:
+                    slot.index.remove(change.label)
+                else:
+                    follow(slot.index, change.record, self._change_vectors(change))
+                slot.unsaved += 1
+                slot.revision = transaction.head.seq
+
+    def _change_vectors(self, change: Change) -> NDArray[np.float32] | None:
+        if change.vectors is not None:
+            return change.vectors
+        with self._vault.reading() as connection:
+            return self._vectors(queries.vectors(connection, self._active, [change.id])).get(change.id)
+
+    def applied(self, id: str, vectors: NDArray[np.float32]) -> None:
+        """A memory got its vectors later than its content."""
+        with self._vault.reading() as connection:
+            record = queries.records(connection, [id]).get(id)
+        if record is None:
+            return
+        slot = self._slot(record.memory.cube)
+        with slot.lock:
+            if slot.index is not None and slot.ready.is_set():
+                follow(slot.index, record, vectors)
+                # A snapshot may already claim this revision without the vectors: it must not be used again.
+                slot.unsaved += 1
+                shutil.rmtree(self.folder(record.memory.cube), ignore_errors=True)
+
+    def rebuild(self) -> None:
+        """Build every index anew, for another embedder; until each is done, the old one answers."""
+        with self._guard:
+            names = list(self._slots)
+        for cube in names:
+            slot = self._slot(cube)
+            with slot.lock:
+                shutil.rmtree(self.folder(cube), ignore_errors=True)
+                self._bring_up(slot, cube, CubeIndex(self._embeddings.dimension), 0)
+
+    # --- snapshots ---------------------------------------------------------------------------------------------
+
+    def save(self, *, at_least: int = 1) -> None:
+        """Write the snapshot of each index that is at least so many changes ahead of it."""
+        with self._guard:
+            names = list(self._slots)
+        for cube in names:
+            if self._slot(cube).unsaved >= at_least:
+                self.save_cube(cube)
+
+    def save_cube(self, cube: str) -> None:
+        """Write one snapshot. After an erasure this is what removes the erased words from disk."""
+        slot = self._slot(cube)
+        with slot.lock:
+            if slot.index is None:
+                shutil.rmtree(self.folder(cube), ignore_errors=True)
+                return
+            slot.index.save(self.folder(cube), slot.revision, self._facts(cube, slot.embedder))
+            slot.unsaved = 0
+
+    def folder(self, cube: str) -> Path:
+        """Named by a digest: cube names may hold characters that a file system does not take."""
+        return self._folder / hashlib.sha256(cube.encode()).hexdigest()[:24]
+
+    def _facts(self, cube: str, embedder: str) -> dict[str, object]:
+        return {
+            "cube": cube,
+            "store": self._vault.store_id,
+            "incarnation": self._vault.incarnation,
+            "embedder": embedder,
+        }
+
+    def _remove_strangers(self, names: Sequence[str]) -> None:
+        if not self._folder.exists():
+            return
+        known = {self.folder(name).name for name in names}
+        for folder in self._folder.iterdir():
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def follow(index: CubeIndex, record: Record, vectors: NDArray[np.float32] | None) -> None:
+    """Bring one memory up to date in an index. The whole of a long text is not in it: its pieces are."""
+    if not record.memory.descriptive.parts:
+        index.apply(entry_of(record), vectors)
+
+
+def entry_of(record: Record) -> Entry:
+    """What an index keeps of a memory."""
+    memory, about = record.memory, record.memory.descriptive
+    return Entry(
+        label=record.label,
+        id=memory.id,
+        kind=memory.kind,
+        state=memory.state,
+        tags=about.tags,
+        created_at=about.created_at,
+        occurred_at=about.occurred_at,
+        expires_at=memory.governance.expires_at,
+        mentions=about.mentions,
+        actor=about.actor,
+        role=about.role,
+        session=about.session,
+        position=about.position,
+        content=memory.content,
+    )

@@ -1,0 +1,335 @@
+"""MemOS: the memory operating system as one object. This is where the parts are wired together.
+
+The facade is synchronous and safe to use from many threads; whoever serves an event loop runs it in worker threads. It
+parses nothing and renders nothing: requests and results are the values of `engine.operations`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cubes import MemCube, Memory, Relation
+from engine import forgetting, fusing, recalling, remembering, transfer, upkeep
+from engine import history as versions
+from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
+from engine.embeddings import Embeddings
+from engine.errors import Invalid, MemosError, NotFound
+from engine.governance.access import granted, no_memory
+from engine.indexer import Indexes
+from engine.operations import (
+    PAGE_SIZE,
+    Action,
+    Caller,
+    CubeView,
+    EngineStatus,
+    Event,
+    Forget,
+    ForgetResult,
+    Fuse,
+    Fused,
+    Listener,
+    MemoryView,
+    Page,
+    Progress,
+    Recall,
+    Recalled,
+    Remember,
+    Remembered,
+    Version,
+    silent,
+)
+from engine.parts import Parts, may, readable_cubes
+from engine.settings import Settings
+from engine.vault import Change, MemVault, Transaction, queries, restore_backup
+
+COMPLETIONS = 100  # values that a completion offers at most
+log = logging.getLogger(__name__)
+
+__all__ = ["MemOS", "restore_backup"]
+
+
+class MemOS:
+    """An open store. Use it as a context manager, or call `close`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._recalling = recalling.Recalling(parts)
+        self._forgetting = forgetting.Forgetting(parts, self._recalling)
+        self._listeners: dict[object, Listener] = {}
+        self._stopping = threading.Event()
+        self._work = threading.Event()
+        parts.vault.on_commit = self._committed
+        self._forgetting.finish()
+        self._background = threading.Thread(target=self._run_background, name="memos-background", daemon=True)
+        self._background.start()
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+        announce: Callable[[str], None] = log.warning,
+    ) -> Self:
+        """Open the store of `settings.data`, creating it if there is none.
+
+        `announce` is told, once, in words for the user, before anything is downloaded.
+
+        Raises:
+            Busy: another process has it open.
+            Corrupt: it is damaged; the message says how to restore it.
+            Unavailable: it was written by a newer version.
+        """
+        clock = clock or SystemClock()
+        ids = ids or TimeOrderedIds()
+        vault = MemVault(settings, clock, ids)
+        try:
+            embeddings = Embeddings(vault, settings, announce)
+            indexes = Indexes(vault, embeddings, settings)
+            return cls(Parts(vault, embeddings, indexes, clock, ids))
+        except BaseException:
+            vault.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is still to be written and let the store go. Nothing acknowledged depends on it."""
+        self._stopping.set()
+        self._work.set()
+        self._background.join()
+        try:
+            self._recalling.write_uses()
+            upkeep.back_up_if_due(self._parts)
+            upkeep.save_indexes(self._parts, all_=True)
+        except MemosError as error:
+            log.error("closing: %s", error)
+        finally:
+            self._parts.vault.close()
+
+    # --- the four tools ----------------------------------------------------------------------------------------
+
+    def remember(self, request: Remember, caller: Caller, progress: Progress = silent) -> Remembered:
+        """Keep a text or a conversation. See `engine.remembering`."""
+        return remembering.remember(self._parts, request, caller, progress)
+
+    def recall(self, request: Recall, caller: Caller) -> Recalled:
+        """Find what answers a query. See `engine.recalling`."""
+        found = self._recalling.recall(request, caller)
+        if self._recalling.uses_due:
+            self._work.set()
+        return found
+
+    def forget(self, request: Forget, caller: Caller, progress: Progress = silent) -> ForgetResult:
+        """Archive or erase. See `engine.forgetting`."""
+        return self._forgetting.forget(request, caller, progress)
+
+    def fuse(self, request: Fuse, caller: Caller, progress: Progress = silent) -> Fused:
+        """Make one memory of several. See `engine.fusing`."""
+        return fusing.fuse(self._parts, request, caller, progress)
+
+    # --- time --------------------------------------------------------------------------------------------------
+
+    def history(self, id: str, caller: Caller) -> tuple[Version, ...]:
+        """All versions of a memory, oldest first. See `engine.history`."""
+        return versions.history(self._parts, id, caller)
+
+    def restore(self, id: str, version: int, caller: Caller, reason: str | None = None) -> Memory:
+        """Make an earlier version the present one. See `engine.history`."""
+        return versions.restore(self._parts, id, version, caller, reason)
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def cubes(self, caller: Caller) -> tuple[CubeView, ...]:
+        """The cubes that the caller may read, by name."""
+        return tuple(self._view(cube) for cube in readable_cubes(self._parts, None, caller))
+
+    def cube(self, name: str, caller: Caller) -> CubeView:
+        """One cube. Raises `NotFound`."""
+        return self._view(readable_cubes(self._parts, [name], caller)[0])
+
+    def _view(self, cube: MemCube) -> CubeView:
+        with self._parts.vault.reading() as connection:
+            states = queries.counts(connection, "state", cube.name)
+            kinds = queries.counts(connection, "kind", cube.name)
+            revision = queries.cube_revision(connection, cube.name)
+        return CubeView(cube, sum(count for _, count in states), states, kinds, revision)
+
+    def memories(
+        self,
+        cube: str,
+        caller: Caller,
+        *,
+        cursor: str | None = None,
+        limit: int = PAGE_SIZE,
+        kind: str | None = None,
+        tag: str | None = None,
+        state: str | None = None,
+    ) -> Page:
+        """A page of a cube's memories, in the order in which they were remembered.
+
+        Raises:
+            NotFound: no such cube for this caller.
+            Invalid: a cursor that no page gave out.
+        """
+        readable_cubes(self._parts, [cube], caller)
+        label = 0 if cursor is None else _label(cursor)
+        with self._parts.vault.reading() as connection:
+            records = queries.page(
+                connection, cube, after_label=label, limit=limit + 1, kind=kind, tag=tag, state=state
+            )
+            memories = queries.complete(connection, records[:limit])
+        more = len(records) > limit
+        return Page(tuple(memories), f"after-{records[limit - 1].label}" if more else None)
+
+    def memory(self, id: str, caller: Caller) -> MemoryView:
+        """One memory and what stands around it. Raises `NotFound`."""
+        with self._parts.vault.reading() as connection:
+            record = queries.records(connection, [id]).get(id)
+            if record is None:
+                raise NotFound(no_memory(id))
+            transaction = Transaction(connection, self._parts.vault.head, self._parts.clock.now(), caller)
+            may(transaction, record, Action.READ)
+            memory = queries.complete(connection, [record])[0]
+            edges = queries.derived_from(connection, [id])
+            derived = [(edge.relation.value, other) for other, edge in edges if edge.relation is not Relation.FOLLOWS]
+            before, behind = queries.neighbours(connection, memory)
+        return MemoryView(memory, tuple(derived), before, behind)
+
+    def complete_cubes(self, prefix: str, caller: Caller) -> tuple[str, ...]:
+        """Names of cubes that begin with `prefix`."""
+        names = [cube.name for cube in readable_cubes(self._parts, None, caller)]
+        return tuple(name for name in names if name.startswith(prefix))[:COMPLETIONS]
+
+    def complete_ids(self, prefix: str, caller: Caller) -> tuple[str, ...]:
+        """Ids of memories that begin with `prefix`, newest first."""
+        names = [cube.name for cube in readable_cubes(self._parts, None, caller)]
+        with self._parts.vault.reading() as connection:
+            return tuple(queries.ids_with_prefix(connection, prefix, names, COMPLETIONS))
+
+    def status(self, caller: Caller) -> EngineStatus:
+        """How the store does; counts are of what the caller may read."""
+        parts = self._parts
+        names = [cube.name for cube in readable_cubes(parts, None, caller)]
+        with parts.vault.reading() as connection:
+            counts: dict[str, int] = {}
+            for name in names:
+                for state, count in queries.counts(connection, "state", name):
+                    counts[state] = counts.get(state, 0) + count
+        return EngineStatus(
+            data=str(parts.vault.settings.data),
+            store_id=parts.vault.store_id,
+            revision=parts.vault.revision,
+            cubes=len(names),
+            counts=tuple(sorted(counts.items())),
+            embedder=parts.embeddings.name,
+            degraded=self._degraded(),
+            index=tuple(item for item in parts.indexes.status() if item[0] in names),
+            last_backup=upkeep.last_backup(parts),
+            audit_length=parts.vault.revision,
+        )
+
+    def _degraded(self) -> str | None:
+        embeddings = self._parts.embeddings
+        if embeddings.moving:
+            return f"{embeddings.missing()} memories are still to be embedded by {embeddings.name}"
+        return embeddings.degraded()
+
+    # --- in, out, upkeep -----------------------------------------------------------------------------------------
+
+    def export_memories(self, caller: Caller, cubes: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """One plain object a memory. See `engine.transfer`."""
+        return transfer.export_memories(self._parts, caller, cubes)
+
+    def import_memories(
+        self, records: Iterable[Mapping[str, Any]], caller: Caller, progress: Progress = silent
+    ) -> transfer.ImportReport:
+        """Put in what was given out. See `engine.transfer`."""
+        return transfer.import_memories(self._parts, records, caller, progress)
+
+    def backup(self, path: Path, caller: Caller, progress: Progress = silent) -> Path:
+        """Write a copy of the whole store to `path`, which must not exist.
+
+        Raises:
+            NotAllowed: the caller is not the owner.
+            Invalid: there is something at `path`, or it cannot be written.
+        """
+        if not granted(caller.principal, "*", Action.ADMIN):
+            raise NotFound("backups are for the owner of the store")
+        progress(0, 1, "copying")
+        made = self._parts.vault.backup(path.absolute())
+        self._parts.vault.write(lambda transaction: transaction.audit("backup", "", path=str(made)), caller)
+        progress(1, 1, "done")
+        return made
+
+    def verify(self, caller: Caller) -> tuple[str, ...]:
+        """What is wrong with the store; empty: nothing that this program can find."""
+        if not granted(caller.principal, "*", Action.ADMIN):
+            raise NotFound("checking the store is for its owner")
+        return upkeep.problems(self._parts)
+
+    def sweep(self) -> None:
+        """Expiry, uses, snapshots, backups. Called by whoever keeps the store open, about once a minute."""
+        self._recalling.write_uses()
+        upkeep.expire(self._parts)
+        upkeep.drop_old_records(self._parts)
+        upkeep.save_indexes(self._parts, all_=False)
+        upkeep.back_up_if_due(self._parts)
+
+    # --- events and background ---------------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have `listener` told of each commit; returns what ends that."""
+        token = object()
+        self._listeners[token] = listener
+        return lambda: self._listeners.pop(token, None) and None
+
+    def _committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
+        self._parts.indexes.apply(changes, transaction)
+        cubes = dict.fromkeys(change.cube for change in changes)
+        for cube in cubes:
+            ids = tuple(dict.fromkeys(change.id for change in changes if change.cube == cube))
+            self._tell(Event(transaction.head.seq, cube, ids, "changed", transaction.cubes_changed))
+        if transaction.cubes_changed and not cubes:
+            self._tell(Event(transaction.head.seq, "", (), "changed", True))
+
+    def _tell(self, event: Event) -> None:
+        for listener in list(self._listeners.values()):
+            listener(event)
+
+    def _run_background(self) -> None:
+        """Load the indexes, then keep vectors complete and uses written until the store closes."""
+        stopped = self._stopping.is_set
+        try:
+            self._parts.indexes.load_all(stopped)
+            while not stopped():
+                self._work.clear()
+                self._fill(stopped)
+                self._recalling.write_uses()
+                self._work.wait()
+        except MemosError as error:
+            log.error("background work stopped: %s", error)
+
+    def _fill(self, stopped: Callable[[], bool]) -> None:
+        parts = self._parts
+        if parts.embeddings.fill(stopped, parts.indexes.applied) and parts.embeddings.switch():
+            parts.indexes.rebuild()
+
+
+def _label(cursor: str) -> int:
+    head, _, number = cursor.partition("-")
+    if head != "after" or not number.isascii() or not number.isdigit() or len(number) > 18:
+        raise Invalid(f"{cursor!r} is no cursor of this list: start without one")
+    return int(number)

@@ -1,0 +1,178 @@
+"""What the operations of the engine share: the parts that `MemOS` wires together, access, and running at most once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cubes import MemCube, Memory
+from cubes.canonical import digest
+from engine.clock import Clock, Ids
+from engine.embeddings import Embeddings
+from engine.errors import Invalid, NotFound
+from engine.governance.access import allowed, granted, no_cube, no_memory, require
+from engine.indexer import Indexes
+from engine.operations import MAX_CUBE_NAME_CHARS, MAX_IDS, Action, Caller
+from engine.text.claims import normal_form
+from engine.vault import MemVault, Transaction, queries
+from engine.vault.rows import Record, stored_time
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    vault: MemVault
+    embeddings: Embeddings
+    indexes: Indexes
+    clock: Clock
+    ids: Ids
+
+
+# --- cubes and access ---------------------------------------------------------------------------------------------
+
+
+def check_cube_name(name: str) -> None:
+    """Raises `Invalid` for a name that no cube can have."""
+    if not name or len(name) > MAX_CUBE_NAME_CHARS:
+        raise Invalid(f"a cube's name has 1 to {MAX_CUBE_NAME_CHARS} characters, this one has {len(name)}")
+    if not name.isprintable() or name != name.strip() or "/" in name:
+        raise Invalid(f"{name!r} cannot be a cube's name: use printable characters without `/` and outer blanks")
+
+
+def readable_cubes(parts: Parts, names: Sequence[str] | None, caller: Caller) -> list[MemCube]:
+    """The cubes that the caller named, or all that it may read.
+
+    Raises:
+        NotFound: one that was named does not exist (for this caller).
+    """
+    with parts.vault.reading() as connection:
+        mine = [cube for cube in queries.cubes(connection) if allowed(caller.principal, cube, Action.READ)]
+    if names is None:
+        return mine
+    known = {cube.name: cube for cube in mine}
+    for name in names:
+        if name not in known:
+            raise NotFound(no_cube(name))
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def writable_cube(transaction: Transaction, name: str) -> MemCube | None:
+    """The cube if it exists and the caller may write to it; None if it does not exist and the caller may create it."""
+    found = queries.cube(transaction.connection, name)
+    if found is not None:
+        require(transaction.caller.principal, found, Action.WRITE)
+        return found
+    check_cube_name(name)
+    if not granted(transaction.caller.principal, name, Action.WRITE):
+        raise NotFound(no_cube(name))
+    return None
+
+
+def ensure_cube(transaction: Transaction, name: str) -> int:
+    """Create the cube if it is not there; the revision under which that happened, or the present one."""
+    if writable_cube(transaction, name) is not None:
+        return transaction.head.seq
+    revision = transaction.audit("create_cube", name)
+    cube = MemCube(name, transaction.caller.principal.name, transaction.now, transaction.now)
+    transaction.put_cube(cube, revision)
+    return revision
+
+
+def may(transaction: Transaction, record: Record, action: Action) -> None:
+    """Let pass or refuse; a memory in a cube that the caller may not read does not exist for it."""
+    cube = queries.cube(transaction.connection, record.memory.cube)
+    if cube is None or not allowed(transaction.caller.principal, cube, Action.READ):
+        raise NotFound(no_memory(record.memory.id))
+    require(transaction.caller.principal, cube, action)
+
+
+def existing(transaction: Transaction, ids: Sequence[str], action: Action) -> list[Record]:
+    """The records of `ids`, all of them, in that order.
+
+    Raises:
+        NotFound: one is not there, or not for this caller.
+        NotAllowed: the caller may read it, but not do `action`.
+    """
+    found = transaction.records(ids)
+    for id in ids:
+        if id not in found:
+            raise NotFound(no_memory(id))
+        may(transaction, found[id], action)
+    return [found[id] for id in ids]
+
+
+def check_ids(ids: Sequence[str]) -> tuple[str, ...]:
+    """Each id once, in order. Raises `Invalid` where there are too many or one is no id."""
+    if len(ids) > MAX_IDS:
+        raise Invalid(f"{len(ids)} ids at once are too many: send at most {MAX_IDS}")
+    for id in ids:
+        if not id or len(id) > 64 or not id.isascii() or not id.isprintable():
+            raise Invalid("an id is a short ASCII word such as m_01J…: take ids from recall or remember")
+    return tuple(dict.fromkeys(ids))
+
+
+# --- at most once ---------------------------------------------------------------------------------------------------
+
+
+def once(
+    parts: Parts,
+    caller: Caller,
+    request: Any,
+    job: Callable[[Transaction], tuple[T, Sequence[str]]],
+    dump: Callable[[T], dict[str, Any]],
+    load: Callable[[dict[str, Any]], T],
+) -> T:
+    """Run `job` in a transaction, unless the caller's operation was already carried out: then its recorded result.
+
+    `job` returns its result and the ids that the result names. An operation id that comes back with other arguments
+    is another request (some clients count from 1 again): it is carried out.
+    """
+    arguments = digest([type(request).__name__, request]) if caller.operation else ""
+    if caller.operation is not None:
+        rows = parts.vault.rows(_RECORDED, [caller.operation, arguments])
+        if rows:
+            return load(json.loads(rows[0][0]))
+
+    def recorded(transaction: Transaction) -> T:
+        if caller.operation is None:
+            return job(transaction)[0]
+        rows = transaction.rows(_RECORDED, [caller.operation, arguments])
+        if rows:
+            return load(json.loads(rows[0][0]))
+        result, ids = job(transaction)
+        values = (
+            caller.operation,
+            arguments,
+            json.dumps(list(ids)),
+            json.dumps(dump(result)),
+            stored_time(transaction.now),
+        )
+        transaction.insert(
+            "operations", ("operation", "arguments", "ids", "result", "recorded_at"), [values], replace_=True
+        )
+        return result
+
+    return parts.vault.write(recorded, caller)
+
+
+_RECORDED = "SELECT result FROM operations WHERE operation = ? AND arguments = ?"
+
+
+# --- content --------------------------------------------------------------------------------------------------------
+
+
+def content_key(vault: MemVault, content: str, *place: object) -> int:
+    """The number under which exact duplicates are looked up; `place` tells apart what is equal in different places."""
+    text = "\0".join([normal_form(content), *map(str, place)])
+    return int.from_bytes(vault.keyed(text)[:8], "little", signed=True)
+
+
+def memory_key(vault: MemVault, memory: Memory) -> int:
+    """The key of a memory: a turn is a duplicate only of the same turn of the same conversation."""
+    about = memory.descriptive
+    if about.session is not None and about.position is not None:
+        return content_key(vault, memory.content, about.session, about.position)
+    return content_key(vault, memory.content)

@@ -1,0 +1,375 @@
+"""remember, from request to durable memory.
+
+    reader (split, classify, time, secrets) → embed and look for rivals → one transaction (duplicates, conflicts,
+    memories, lineage, audit row, operation record) → index → events → reply
+
+What can be slow (reading, embedding, searching) happens before the transaction; what must be right (exact duplicates,
+whether a rival still stands) is decided inside it. An answer is given when the memories are durable and can be
+recalled.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cubes import Descriptive, Governance, Kind, Lineage, Memory, Origin, Relation, State
+from engine.lifecycle.states import LIVE, Step, is_expired, state_after
+from engine.operations import (
+    Action,
+    Caller,
+    Progress,
+    Recall,
+    Remember,
+    Remembered,
+    Status,
+    Stored,
+)
+from engine.parts import Parts, content_key, ensure_cube, existing, once, writable_cube
+from engine.reader import Draft, read
+from engine.recall import rank
+from engine.text.claims import Relation as Claim
+from engine.text.claims import compare
+from engine.vault import Transaction
+from engine.vault.rows import Record
+
+RIVALS_LOOKED_AT = 6  # similar memories that a new one is compared with
+EMBED_BATCH = 32  # contents embedded between two steps of progress
+MAX_RIVAL_QUERY_CHARS = 2_000
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A draft with what was found out before the transaction."""
+
+    draft: Draft
+    key: int
+    rivals: tuple[str, ...]
+
+
+def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress) -> Remembered:
+    """Store what the request holds.
+
+    Raises:
+        Invalid, TooLarge: nothing was stored.
+        NotFound, NotAllowed: the cube, or a memory to supersede.
+    """
+    with parts.vault.reading() as connection:
+        writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), request.cube)
+    drafts = read(request, parts.clock.now()).drafts
+    embedded = list(_embedded(parts, drafts, progress))
+    prepared = [
+        _Prepared(draft, _key(parts, draft), _rivals(parts, request, draft, vectors))
+        for draft, vectors in zip(drafts, _for_search(parts, embedded, len(drafts)), strict=True)
+    ]
+
+    def job(transaction: Transaction) -> tuple[Remembered, Sequence[str]]:
+        result = _Store(parts, request, transaction, prepared, embedded).run()
+        return result, [stored.id for stored in result.stored]
+
+    return once(parts, caller, request, job, _dump, _load)
+
+
+def _embedded(parts: Parts, drafts: Sequence[Draft], progress: Progress) -> Iterator[tuple[str, list[Vectors]]]:
+    """Passage vectors of all drafts under each fingerprint; the whole of a long text has none of its own."""
+    wholes = {draft.part_of for draft in drafts}
+    texts = [None if number in wholes else draft.content for number, draft in enumerate(drafts)]
+    collected: dict[str, list[Vectors]] = {}
+    for start in range(0, len(texts), EMBED_BATCH):
+        progress(start, len(texts), "embedding")
+        for fingerprint, vectors in parts.embeddings.contents(texts[start : start + EMBED_BATCH]).items():
+            collected.setdefault(fingerprint, []).extend(vectors)
+    progress(len(texts), len(texts), "storing")
+    # An embedder that failed half-way gives nothing: the background fills in what is missing.
+    yield from ((fingerprint, vectors) for fingerprint, vectors in collected.items() if len(vectors) == len(texts))
+
+
+def _for_search(
+    parts: Parts, embedded: Sequence[tuple[str, list[Vectors]]], count: int
+) -> Sequence[tuple[str, Vectors] | None]:
+    active = parts.embeddings.active
+    for fingerprint, vectors in embedded:
+        if fingerprint == active:
+            return [(fingerprint, rows) for rows in vectors]
+    return [None] * count
+
+
+def _key(parts: Parts, draft: Draft) -> int:
+    if draft.session is not None and draft.position is not None:
+        return content_key(parts.vault, draft.content, draft.session, draft.position)
+    return content_key(parts.vault, draft.content)
+
+
+def _is_claim(draft: Draft) -> bool:
+    """Whether it says something that another memory may repeat or contradict: turns and pieces of a text do not."""
+    return draft.kind not in (Kind.MESSAGE, Kind.DOCUMENT) and draft.part_of is None
+
+
+def _rivals(parts: Parts, request: Remember, draft: Draft, vectors: tuple[str, Vectors] | None) -> tuple[str, ...]:
+    """Ids of the memories of the cube that are most like the draft."""
+    if not _is_claim(draft):
+        return ()
+    found = parts.indexes.ready(request.cube)
+    if found is None or not len(found[0]):
+        return ()
+    index, fingerprint = found
+    query = vectors[1].mean(axis=0) if vectors is not None and vectors[0] == fingerprint and len(vectors[1]) else None
+    search = Recall(query=draft.content[:MAX_RIVAL_QUERY_CHARS], limit=RIVALS_LOOKED_AT)
+    ranking = rank(search, {request.cube: index}, query, parts.clock.now())
+    return tuple(candidate.id for candidate in ranking.candidates[:RIVALS_LOOKED_AT])
+
+
+@dataclass(slots=True)
+class _Store:
+    """The transaction of one remember."""
+
+    parts: Parts
+    request: Remember
+    transaction: Transaction
+    prepared: Sequence[_Prepared]
+    embedded: Sequence[tuple[str, list[Vectors]]]
+    new: list[tuple[int, Record]] = field(default_factory=list)  # (number of the draft, record)
+    edges: list[tuple[str, Lineage]] = field(default_factory=list)
+    superseded: list[Record] = field(default_factory=list)
+    taken: dict[int, Stored] = field(default_factory=dict)  # number of the draft -> its answer
+    known: dict[str, Record] = field(default_factory=dict)  # rivals and exact matches, by id
+    exact: dict[int, str] = field(default_factory=dict)  # content key -> id of a live memory
+    pieces: Counter[int | None] = field(default_factory=Counter)  # number of a whole -> how many pieces it has
+
+    def run(self) -> Remembered:
+        transaction, request = self.transaction, self.request
+        self.superseded = existing(transaction, request.supersedes, Action.WRITE)
+        for record in self.superseded:
+            state_after(record.memory, Step.SUPERSEDE)  # refuses what is frozen, before anything is written
+        self.pieces = Counter(item.draft.part_of for item in self.prepared)
+        self._look_up()
+        stored = [self._store(number) for number in range(len(self.prepared))]
+        if not self.new and not self.superseded:
+            return Remembered(request.cube, transaction.head.seq, tuple(stored))
+        ensure_cube(transaction, request.cube)
+        ids = [record.memory.id for _, record in self.new]
+        revision = transaction.audit("remember", request.cube, ids, superseded=[r.memory.id for r in self.superseded])
+        self._write(revision)
+        return Remembered(request.cube, transaction.head.seq, tuple(stored))
+
+    def _look_up(self) -> None:
+        """One query for exact matches and one for rivals, however many drafts there are."""
+        keys = [item.key for item in self.prepared]
+        gone = {record.memory.id for record in self.superseded}
+        rows = self.transaction.rows(
+            "SELECT content_key, id FROM memories WHERE cube = ? AND content_key IN (SELECT unnest(?::BIGINT[]))",
+            [self.request.cube, keys],
+        )
+        rivals = [id for item in self.prepared for id in item.rivals]
+        self.known = self.transaction.records([*(row[1] for row in rows), *rivals])
+        for key, id in rows:
+            if id not in gone and self._stands(id):
+                self.exact.setdefault(key, id)
+
+    def _stands(self, id: str) -> bool:
+        record = self.known.get(id)
+        return (
+            record is not None and record.memory.state in LIVE and not is_expired(record.memory, self.transaction.now)
+        )
+
+    def _store(self, number: int) -> Stored:
+        item = self.prepared[number]
+        answer = self._duplicate(number, item)
+        if answer is None:
+            answer = self._add(number, item)
+        elif number == 0 and self.superseded:
+            answer = self._take_over(answer)
+        self.taken[number] = answer
+        return answer
+
+    def _take_over(self, duplicate: Stored) -> Stored:
+        """What is already known replaces what it supersedes."""
+        old = tuple(record.memory.id for record in self.superseded)
+        self._supersede(duplicate.id)
+        return Stored(duplicate.id, duplicate.version, Status.SUPERSEDING, superseded=old)
+
+    def _supersede(self, id: str) -> None:
+        self.edges += [
+            (id, Lineage(Relation.SUPERSEDES, record.memory.id, record.memory.version)) for record in self.superseded
+        ]
+
+    # --- duplicates --------------------------------------------------------------------------------------------
+
+    def _duplicate(self, number: int, item: _Prepared) -> Stored | None:
+        draft = item.draft
+        if draft.origin is Origin.RETRIEVAL:
+            answer = self._echo(draft)
+            if answer is not None:
+                return answer
+        if draft.part_of is not None:
+            return self._duplicate_piece(number, draft)
+        id = self.exact.get(item.key)
+        if id is not None and self._same_event(self.known.get(id), draft):
+            return self._as_duplicate(id)
+        if _is_claim(draft):
+            for rival in item.rivals:
+                if self._is_rival(rival) and self._same_event(self.known[rival], draft):
+                    old = self.known[rival].memory.content
+                    if compare(old, draft.content).relation is Claim.SAME:
+                        return self._as_duplicate(rival)
+        return None
+
+    def _as_duplicate(self, id: str) -> Stored:
+        known = self.known.get(id)
+        return Stored(id, known.memory.version if known is not None else 1, Status.DUPLICATE)
+
+    def _echo(self, draft: Draft) -> Stored | None:
+        """What recall gave out and comes back is the memory that it was, not a new one."""
+        found = self.transaction.records(draft.echoed)
+        for id in draft.echoed:
+            if id in found and found[id].memory.cube == self.request.cube:
+                return Stored(id, found[id].memory.version, Status.DUPLICATE)
+        return None
+
+    def _duplicate_piece(self, number: int, draft: Draft) -> Stored | None:
+        """A piece is a duplicate exactly when its whole is: its answer is the piece of that whole."""
+        assert draft.part_of is not None
+        whole = self.taken[draft.part_of]
+        if whole.status is not Status.DUPLICATE:
+            return None
+        rows = self.transaction.rows(
+            "SELECT m.id, m.version FROM lineage AS l JOIN memories AS m ON m.id = l.derived"
+            " WHERE l.source = ? AND l.relation = ? ORDER BY m.label",
+            [whole.id, Relation.PART_OF.value],
+        )
+        place = number - draft.part_of - 1
+        id, version = rows[place] if place < len(rows) else (whole.id, whole.version)
+        return Stored(id, version, Status.DUPLICATE)
+
+    def _same_event(self, record: Record | None, draft: Draft) -> bool:
+        """Whether both speak of the same time, as far as they say: the same words on another day are another event."""
+        if record is None:
+            return True
+        old, new = record.memory.descriptive.occurred_at, draft.occurred_at
+        return old is None or new is None or old == new
+
+    def _is_rival(self, id: str) -> bool:
+        memory = self.known[id].memory if id in self.known else None
+        return (
+            memory is not None
+            and self._stands(id)
+            and memory.cube == self.request.cube
+            and memory.kind not in (Kind.MESSAGE, Kind.DOCUMENT)
+            and id not in {record.memory.id for record in self.superseded}
+        )
+
+    # --- new memories ------------------------------------------------------------------------------------------
+
+    def _add(self, number: int, item: _Prepared) -> Stored:
+        draft = item.draft
+        id = self.parts.ids.new("m")
+        superseded = tuple(record.memory.id for record in self.superseded) if number == 0 else ()
+        if superseded:
+            self._supersede(id)
+        conflicts = self._conflicts(item) if _is_claim(draft) else ()
+        self.new.append((number, self._record(id, number, item)))
+        self.exact.setdefault(item.key, id)
+        self._relate(id, number, draft, conflicts)
+        status = Status.SUPERSEDING if superseded else Status.CONFLICT if conflicts else Status.ADDED
+        return Stored(id, 1, status, conflicts, superseded)
+
+    def _conflicts(self, item: _Prepared) -> tuple[str, ...]:
+        return tuple(
+            id
+            for id in item.rivals
+            if self._is_rival(id)
+            and self._same_event(self.known[id], item.draft)
+            and compare(self.known[id].memory.content, item.draft.content).relation is Claim.RIVAL
+        )
+
+    def _record(self, id: str, number: int, item: _Prepared) -> Record:
+        draft, request, now = item.draft, self.request, self.transaction.now
+        lasts = request.expires_in_days
+        memory = Memory(
+            cube=request.cube,
+            content=draft.content,
+            version=1,
+            state=State.GENERATED,
+            descriptive=Descriptive(
+                id=id,
+                kind=draft.kind,
+                created_at=now,
+                updated_at=now,
+                occurred_at=draft.occurred_at,
+                origin=draft.origin,
+                source=draft.source,
+                actor=draft.actor,
+                role=draft.role,
+                session=draft.session,
+                position=draft.position,
+                tags=draft.tags,
+                entities=draft.entities,
+                mentions=draft.mentions,
+                parts=self.pieces[number],
+            ),
+            governance=Governance(expires_at=None if lasts is None else now + timedelta(days=lasts)),
+        )
+        actor = self.transaction.caller.principal.name
+        return Record(memory, self.transaction.new_label(), item.key, actor, "remember", None, 0)
+
+    def _relate(self, id: str, number: int, draft: Draft, conflicts: Sequence[str]) -> None:
+        self.edges += [
+            (id, Lineage(Relation.CONFLICTS_WITH, rival, self.known[rival].memory.version)) for rival in conflicts
+        ]
+        if draft.part_of is not None:
+            whole = self.taken[draft.part_of]
+            self.edges.append((id, Lineage(Relation.PART_OF, whole.id, whole.version)))
+        before = self._turn_before(number, draft)
+        if before is not None:
+            self.edges.append((id, Lineage(Relation.FOLLOWS, before.id, before.version)))
+
+    def _turn_before(self, number: int, draft: Draft) -> Stored | None:
+        if draft.kind is not Kind.MESSAGE or number == 0:
+            return None
+        return self.taken[number - 1] if self.prepared[number - 1].draft.session == draft.session else None
+
+    def _write(self, revision: int) -> None:
+        transaction = self.transaction
+        numbers = [number for number, _ in self.new]
+        records = [replace(record, revision=revision) for _, record in self.new]
+        active = self.parts.embeddings.active
+        by_print = {fingerprint: [vectors[number] for number in numbers] for fingerprint, vectors in self.embedded}
+        transaction.add(records, by_print.get(active or "", [None] * len(records)))
+        self.parts.embeddings.write(transaction, [record.memory.id for record in records], by_print)
+        edges: dict[str, list[Lineage]] = {}
+        for id, edge in self.edges:
+            edges.setdefault(id, []).append(edge)
+        transaction.link(edges)
+        for record in self.superseded:
+            if record.memory.state in LIVE:
+                state = state_after(record.memory, Step.SUPERSEDE)
+                transaction.move(record, state, "supersede", revision)
+
+
+def _dump(result: Remembered) -> dict[str, Any]:
+    return {
+        "cube": result.cube,
+        "revision": result.revision,
+        "stored": [
+            [stored.id, stored.version, stored.status.value, list(stored.conflicts_with), list(stored.superseded)]
+            for stored in result.stored
+        ],
+    }
+
+
+def _load(plain: dict[str, Any]) -> Remembered:
+    return Remembered(
+        plain["cube"],
+        plain["revision"],
+        tuple(
+            Stored(id, version, Status(status), tuple(conflicts), tuple(superseded))
+            for id, version, status, conflicts, superseded in plain["stored"]
+        ),
+    )

@@ -1,0 +1,121 @@
+"""What the engine does by itself: expiry, written uses, snapshots, backups, vectors that are missing, old records.
+
+Each task is a function that can be run at any time and leaves a whole state; `MemOS.sweep` runs them all.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+from engine.embeddings import SYSTEM
+from engine.indexer import SAVE_AFTER_CHANGES
+from engine.lifecycle.states import Step, state_after
+from engine.parts import Parts
+from engine.vault import Transaction, backup_names, queries
+from engine.vault.audit import broken_links
+from engine.vault.backup import AUTOMATIC, backup_path
+from engine.vault.rows import known_time, stored_time
+
+OPERATIONS_KEPT = timedelta(days=7)  # how long an answer is kept for a client that sends its request again
+STAMP = "%Y%m%dT%H%M%S.%fZ"
+log = logging.getLogger(__name__)
+
+
+def expire(parts: Parts) -> int:
+    """Move what has expired to the state `expired`; how many memories that were."""
+
+    def job(transaction: Transaction) -> int:
+        rows = transaction.rows(
+            "SELECT id FROM memories WHERE expires_at <= ? AND state <> 'expired'", [stored_time(transaction.now)]
+        )
+        records = [
+            record
+            for record in transaction.records(row[0] for row in rows).values()
+            if not record.memory.governance.frozen
+        ]
+        for cube in sorted({record.memory.cube for record in records}):
+            mine = [record for record in records if record.memory.cube == cube]
+            revision = transaction.audit("expire", cube, [record.memory.id for record in mine])
+            for record in mine:
+                transaction.move(record, state_after(record.memory, Step.EXPIRE), "expire", revision)
+        return len(records)
+
+    due = parts.vault.rows(
+        "SELECT count(*) FROM memories WHERE expires_at <= ? AND state <> 'expired'", [stored_time(parts.clock.now())]
+    )
+    return parts.vault.write(job, SYSTEM) if due[0][0] else 0
+
+
+def drop_old_records(parts: Parts) -> None:
+    """Forget answers to requests that nobody sends again, and previews whose time has passed."""
+    now = parts.clock.now()
+
+    def job(transaction: Transaction) -> None:
+        transaction.execute("DELETE FROM operations WHERE recorded_at < ?", [stored_time(now - OPERATIONS_KEPT)])
+        transaction.execute("DELETE FROM confirmations WHERE expires_at < ?", [stored_time(now)])
+
+    parts.vault.write(job, SYSTEM)
+
+
+def last_backup(parts: Parts) -> datetime | None:
+    """When the newest automatic backup was made."""
+    names = backup_names(parts.vault.settings)
+    return known_time(datetime.strptime(names[-1].name.split("-")[0], STAMP)) if names else None
+
+
+def back_up_if_due(parts: Parts) -> bool:
+    """Make an automatic backup when the last one is old and something has changed since; keep the newest few."""
+    settings, now = parts.vault.settings, parts.clock.now()
+    if not settings.backup_every_h or not settings.backups_kept or not parts.vault.revision:
+        return False
+    last = last_backup(parts)
+    if last is not None:
+        changed = parts.vault.rows("SELECT count(*) FROM audit WHERE recorded_at > ?", [stored_time(last)])
+        if now - last < timedelta(hours=settings.backup_every_h) or not changed[0][0]:
+            return False
+    parts.vault.backup(backup_path(settings, now, AUTOMATIC))
+    for path in backup_names(settings)[: -settings.backups_kept]:
+        path.unlink(missing_ok=True)
+    return True
+
+
+def save_indexes(parts: Parts, *, all_: bool) -> None:
+    """Write index snapshots that are far behind, or all that are behind at all."""
+    try:
+        parts.indexes.save(at_least=1 if all_ else SAVE_AFTER_CHANGES)
+    except OSError as error:
+        log.error("no index snapshot was written (it is rebuilt at the next start): %s", error.strerror)
+
+
+def problems(parts: Parts) -> tuple[str, ...]:
+    """What is wrong with the store: a broken audit chain, memories without a place, indexes that miss some."""
+    found: list[str] = []
+    with parts.vault.reading() as connection:
+        found += broken_links(queries.audit_rows(connection))
+        for says, sql in _CHECKS:
+            rows = connection.execute(sql).fetchall()
+            found += [f"{says}: {row[0]}" for row in rows]
+        names = [cube.name for cube in queries.cubes(connection)]
+        for name in names:
+            ready = parts.indexes.ready(name)
+            expected = queries.indexed(connection, name)
+            if ready is not None and len(ready[0]) != expected:
+                found.append(f"the index of cube {name!r} holds {len(ready[0])} memories, the vault {expected}")
+    return tuple(found)
+
+
+_CHECKS = (
+    ("a memory is in a cube that does not exist", "SELECT id FROM memories WHERE cube NOT IN (SELECT name FROM cubes)"),
+    (
+        "a memory's history has a gap",
+        "SELECT m.id FROM memories AS m LEFT JOIN"
+        " (SELECT id, count(*) AS earlier FROM versions GROUP BY id) AS v USING (id)"
+        " WHERE coalesce(v.earlier, 0) <> m.version - 1",
+    ),
+    (
+        "an erased memory is still there",
+        "SELECT id FROM tombstones WHERE id IN (SELECT id FROM memories UNION ALL SELECT id FROM versions"
+        " UNION ALL SELECT id FROM embeddings)",
+    ),
+)
