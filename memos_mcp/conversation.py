@@ -29,11 +29,13 @@ from memos_mcp.envelope import (
 )
 
 REUSE = "memos/reuse"  # tells the daemon that an id was used before, and how often
+STOPPED = "memos/stopped"  # the daemon's last words when a person stopped it
 REPLAY = "memos-replay-"  # ids of requests that the bridge repeats on its own account
 ASKED = "memos-asked-"  # ids that daemons after the first one put their own questions under
 STREAMS = frozenset({"subscriptions/listen"})  # requests that are answered when the stream ends, perhaps never
 MAX_IN_FLIGHT_BYTES = 64 << 20
 MAX_USED_IDS = 50_000
+MAX_DEATHS = 5  # a request that so many daemons did not survive is not handed to the next
 
 
 @dataclass(slots=True)
@@ -59,6 +61,7 @@ class Pending:
     method: str
     use: int
     answers: Answers | None = None
+    deaths: int = 0  # daemons that were lost while they worked on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Conversation:
 
     def __init__(self) -> None:
         self.generation = 0  # which daemon we talk to: 0 until the first
+        self.dismissed = False  # the daemon was stopped on purpose: another is started only when there is work
         self._initialize: Message | None = None
         self._initialized: bytes | None = None
         self._handshaken = False
@@ -89,6 +93,11 @@ class Conversation:
     def waiting(self) -> int:
         """Requests whose answer somebody waits for."""
         return sum(p.method not in STREAMS for p in self._in_flight.values())
+
+    @property
+    def needs_daemon(self) -> bool:
+        """Whether a daemon is needed now, not only at the next request."""
+        return self.waiting > 0 or (not self.dismissed and bool(self._standing or self._in_flight))
 
     # --- from the client ---
 
@@ -192,9 +201,10 @@ class Conversation:
             return []
         if read.method is None:
             return self._answered(read.key, line, failed="error" in read.body)
-        if read.key is None:
-            return [line]
-        return [self._question(read)]
+        if read.method == STOPPED:
+            self.dismissed = True
+            return []
+        return [line] if read.key is None else [self._question(read)]
 
     def _answered(self, key: str | None, line: bytes, *, failed: bool) -> list[bytes]:
         if key is None:
@@ -225,9 +235,20 @@ class Conversation:
 
     # --- when the daemon changes ---
 
+    def lost(self) -> list[bytes]:
+        """The daemon is gone. Answers the requests that have seen too many go: they may be what ends them."""
+        lines: list[bytes] = []
+        for key, pending in list(self._in_flight.items()):
+            pending.deaths += pending.method not in STREAMS
+            if pending.deaths >= MAX_DEATHS:
+                text = f"the daemon was lost {MAX_DEATHS} times while it worked on this request: see its log"
+                lines.extend(self._refuse(key, Busy(text)))
+        return lines
+
     def replay(self) -> list[bytes]:
         """What to tell a new daemon, before anything else."""
         self.generation += 1
+        self.dismissed = False
         self._asked.clear()
         lines = []
         if self._initialize is not None and self._handshaken:
@@ -237,6 +258,8 @@ class Conversation:
             lines.extend(self._repeated(m) for m in self._standing.values())
         for key, pending in self._in_flight.items():
             lines.extend(_request_lines(key, pending))
+            if pending.method == "initialize" and self._initialized is not None:
+                lines.append(self._initialized)  # the client did not wait for the answer
         return lines
 
     def _repeated(self, message: Message) -> bytes:
@@ -245,13 +268,12 @@ class Conversation:
 
     def give_up(self, error: MemosError) -> list[bytes]:
         """Answer everything that waits with `error`; nothing of it is sent again."""
-        lines: list[bytes] = []
-        for key in list(self._in_flight):
-            pending = self._drop(key)
-            if pending is not None:
-                line = busy_line(key, error)
-                lines.extend(pending.answers.add(line) if pending.answers is not None else [line])
-        return lines
+        return [line for key in list(self._in_flight) for line in self._refuse(key, error)]
+
+    def _refuse(self, key: str, error: MemosError) -> list[bytes]:
+        pending = self._drop(key)
+        line = busy_line(key, error)
+        return pending.answers.add(line) if pending is not None and pending.answers is not None else [line]
 
 
 def _request_lines(key: str, pending: Pending) -> list[bytes]:

@@ -49,7 +49,7 @@ class Malformed:
 def read_line(line: bytes) -> Message | Batch | Malformed:
     """Understand one line."""
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode())  # decoded here: given bytes, json would also guess at UTF-16
     except RecursionError:
         return Malformed(PARSE_ERROR, "Parse error: nested too deeply")
     except ValueError:  # not JSON, or not UTF-8
