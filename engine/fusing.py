@@ -27,9 +27,11 @@ from engine.operations import (
     Fused,
     Progress,
     Recall,
+    Remember,
 )
 from engine.parts import Parts, check_ids, content_key, existing, once, readable_cubes
-from engine.reader import check_text
+from engine.reader.checks import check_text
+from engine.reader.secrets import refuse_secrets
 from engine.recall import rank
 from engine.text.claims import Relation as Claim
 from engine.text.claims import compare
@@ -59,7 +61,7 @@ def fuse(parts: Parts, request: Fuse, caller: Caller, progress: Progress) -> Fus
     if request.cube is not None or not MIN_PARENTS <= len(ids) <= MAX_PARENTS:
         raise Invalid(f"give {MIN_PARENTS} to {MAX_PARENTS} different ids to fuse, or a cube alone for proposals")
     if request.content is not None:
-        check_text(request.content, "content")
+        _check_synthesis(request.content)
     plan = _plan(parts, ids, request.content, caller)
     if request.dry_run:
         return Fused(None, None, ids, plan.differences, (), plan.content)
@@ -75,6 +77,11 @@ def fuse(parts: Parts, request: Fuse, caller: Caller, progress: Progress) -> Fus
         return _store(parts, transaction, records, now, vectors), ids
 
     return once(parts, caller, request, job, _dump, _load)
+
+
+def _check_synthesis(content: str) -> None:
+    check_text(content, "content", MAX_CONTENT_CHARS)
+    refuse_secrets(Remember(content=content))
 
 
 @dataclass(frozen=True, slots=True)

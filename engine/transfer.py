@@ -26,9 +26,9 @@ from cubes import (
 )
 from cubes.canonical import plain
 from engine.errors import Invalid, MemosError
-from engine.operations import DEFAULT_CUBE, PAGE_SIZE, Caller, Progress, Remember, Status
+from engine.operations import DEFAULT_CUBE, MAX_CONTENT_CHARS, PAGE_SIZE, Caller, Progress, Remember, Status
 from engine.parts import Parts, check_ids, ensure_cube, memory_key, readable_cubes
-from engine.reader import check_text
+from engine.reader.checks import check_text
 from engine.remembering import remember
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record, row_of, stored_time
@@ -188,7 +188,7 @@ def _incoming(record: Mapping[str, Any]) -> _Incoming:
 def _memory(record: Mapping[str, Any]) -> Memory:
     (id,) = check_ids([str(record["id"])])
     content = str(record["content"])
-    check_text(content, "content")
+    check_text(content, "content", MAX_CONTENT_CHARS)
     usage = record.get("usage") or {}
     last = usage.get("last_access")
     return Memory(
