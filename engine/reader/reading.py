@@ -1,0 +1,130 @@
+"""From a request to drafts: what is kept, as what kind, from when, by whom, in which pieces.
+
+A pure function of the request and the present instant. It knows no store: whether something is there already is not
+its question, except that memories which came out of recall are recognised by their delimiters. Whatever is refused is
+refused before any draft exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from cubes import Kind, Mention, Origin
+from engine.operations import Remember, Turn
+from engine.reader.checks import check
+from engine.reader.drafts import Draft, Reading
+from engine.reader.entities import entities
+from engine.reader.kinds import classify
+from engine.reader.secrets import refuse_secrets
+from engine.reader.sessions import sessions
+from engine.text.dates import Found, find
+from engine.text.recalled import take_out
+from engine.text.sentences import pieces
+
+RETRIEVAL_UNIT_CHARS = 1_200  # about 256 tokens, which is what an embedder reads at once: longer text is split
+
+
+def read(request: Remember, now: datetime) -> Reading:
+    """Drafts of what the request holds.
+
+    Of content the first draft is the whole; if it is long, the pieces that cover it follow. Of messages there is
+    exactly one draft for each.
+
+    Raises:
+        Invalid: a rule is broken, or there is a likely secret; the message says where and what to do.
+        TooLarge: a bound was passed.
+    """
+    check(request)
+    refuse_secrets(request)
+    tags = tuple(dict.fromkeys(tag.strip() for tag in request.tags))
+    drafts = _from_messages(request, tags, now) if request.content is None else _from_content(request, tags, now)
+    return Reading(tuple(drafts))
+
+
+def _from_content(request: Remember, tags: tuple[str, ...], now: datetime) -> Iterator[Draft]:
+    assert request.content is not None
+    rest, echoed = take_out(request.content)
+    if echoed and not rest.strip():
+        yield Draft(
+            content=request.content,
+            kind=request.kind or Kind.FACT,
+            origin=Origin.RETRIEVAL,
+            occurred_at=request.occurred_at,
+            tags=tags,
+            source=request.source,
+            echoed=echoed,
+        )
+        return
+    text = rest
+    found = find(text, request.occurred_at or now)
+    mentions = tuple(item.mention for item in found)
+    is_long = len(text) > RETRIEVAL_UNIT_CHARS
+    kind = request.kind or (Kind.DOCUMENT if is_long else classify(text, mentions))
+    occurred_at = (
+        request.occurred_at if is_long or kind is Kind.DOCUMENT else _event_time(mentions, request.occurred_at)
+    )
+    yield Draft(
+        content=text,
+        kind=kind,
+        occurred_at=occurred_at,
+        mentions=mentions,
+        entities=entities(text),
+        tags=tags,
+        source=request.source,
+        echoed=echoed,
+    )
+    if is_long:
+        yield from _pieces(text, kind, request, tags, found)
+
+
+def _event_time(mentions: tuple[Mention, ...], given: datetime | None) -> datetime | None:
+    """When it happened: the first time that the text names, else what the caller said."""
+    return mentions[0].start if mentions else given
+
+
+def _pieces(text: str, kind: Kind, request: Remember, tags: tuple[str, ...], found: list[Found]) -> Iterator[Draft]:
+    index = 0
+    for start, end in pieces(text, RETRIEVAL_UNIT_CHARS):
+        first = index
+        while index < len(found) and found[index].start < end:
+            index += 1
+        yield Draft(
+            content=text[start:end],
+            kind=kind,
+            occurred_at=request.occurred_at,
+            mentions=tuple(item.mention for item in found[first:index]),
+            entities=entities(text[start:end]),
+            tags=tags,
+            source=request.source,
+            part_of=0,
+        )
+
+
+def _from_messages(request: Remember, tags: tuple[str, ...], now: datetime) -> Iterator[Draft]:
+    for turn, (session, position) in zip(request.messages, sessions(request.messages, request.source), strict=True):
+        yield _from_turn(turn, session, position, request, tags, now)
+
+
+def _from_turn(
+    turn: Turn, session: str, position: int, request: Remember, tags: tuple[str, ...], now: datetime
+) -> Draft:
+    rest, echoed = take_out(turn.content)
+    only_echo = bool(echoed) and not rest.strip()
+    occurred_at = turn.at or request.occurred_at
+    text = turn.content if only_echo else rest
+    return Draft(
+        content=text,
+        kind=Kind.MESSAGE,
+        origin=Origin.RETRIEVAL if only_echo else Origin.USER,
+        occurred_at=occurred_at,
+        mentions=() if only_echo else tuple(item.mention for item in find(text, occurred_at or now)),
+        entities=() if only_echo else entities(text),
+        role=turn.role,
+        actor=turn.name or turn.role,
+        session=session,
+        position=position,
+        tags=tags,
+        source=request.source,
+        echoed=echoed,
+    )
