@@ -83,15 +83,13 @@ def _correct(what: str, steps: Sequence[Step]) -> Call | Answer:
 
 
 def _forget(what: str, steps: Sequence[Step]) -> Call | Answer:
-    """By words, forget only previews; the token does it."""
+    """By words, forget only shows what it found: the policy reads that, and names the ones that are meant."""
     if not steps:
         return Call("forget", {"query": what})
-    result = steps[-1].result
-    if result["forgotten"]:
-        return Answer(f"I no longer know it ({len(result['forgotten'])} archived).")
-    if result["confirm"]:
-        return Call("forget", {"confirm": result["confirm"]})
-    return Answer("There was nothing to forget.")
+    if len(steps) == 1:
+        meant = [memory["id"] for memory in steps[0].result["preview"] if what.lower() in memory["content"].lower()]
+        return Call("forget", {"ids": meant}) if meant else Answer("There was nothing to forget.")
+    return Answer(f"I no longer use it ({len(steps[-1].result['forgotten'])} archived).")
 
 
 def _look_up(question: str, steps: Sequence[Step]) -> Call | Answer:

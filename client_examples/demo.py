@@ -39,11 +39,11 @@ class Question:
 
 QUESTIONS = (
     Question("What is Noor allergic to?", "Hazelnuts"),
-    Question("When is Noor's call with Daniel Okafor?", "Tuesdays at 14:00", rather_than="every Thursday"),
-    Question("Where does Noor live now?", "moved to Amersfoort on 22 August"),
+    Question("When is the planting plan for the Griftpark due?", "20 March", rather_than="27 February"),
+    Question("On which day is the call with Daniel Okafor now?", "Tuesdays at 14:00", rather_than="every Thursday"),
+    Question("How big is the playground at De Kleine Beer now?", "450 square", rather_than="600 square"),
     Question("What big news did Noor have about her job?", "Wilgenrijs", during=("2026-05-01", "2026-06-01")),
     Question("When do Noor and Tomás travel to Lisbon?", "3 to 10 October"),
-    Question("How large is the school playground?", "450 square metres", rather_than="600 square metres"),
 )
 FROM_THE_SECOND = "Noor's train to Lisbon leaves Amersfoort on 3 October at 7:04 from platform 5."
 FUSED = "Noor's call with Daniel Okafor is on Tuesdays at 14:00. Until May 2026 it was on Thursdays at 9:30."
@@ -63,15 +63,6 @@ def timed(what: str) -> Iterator[None]:
 
 class Failed(Exception):
     """Something came out otherwise than it should."""
-
-
-def complaints(failures: BaseExceptionGroup[Failed]) -> list[str]:
-    """What went wrong, however deep the connection's task groups wrapped it."""
-    return [
-        text
-        for failure in failures.exceptions
-        for text in (complaints(failure) if isinstance(failure, BaseExceptionGroup) else [str(failure)])
-    ]
 
 
 def check(condition: bool, complaint: str) -> None:
@@ -195,11 +186,7 @@ def main() -> int:
         return asyncio.run(second_assistant(Path(sys.argv[2])))
     started = time.perf_counter()
     with data_folder(None) as data:
-        try:
-            asyncio.run(first_assistant(data))
-        except* Failed as failures:
-            say(f"\nThe demo failed: {'; '.join(complaints(failures))}")
-            return 1
+        asyncio.run(first_assistant(data))
         status = json.loads(subprocess.check_output([COMMAND, "status", "--json", "--data", str(data)]))
     say("\nWhat the two assistants shared:")
     say(f"  assistant 1 told, assistant 2 answered from it: {len(QUESTIONS)} questions of {len(QUESTIONS)}")
@@ -210,5 +197,17 @@ def main() -> int:
     return 0
 
 
+def shown(failures: BaseExceptionGroup[Failed]) -> str:
+    """What went wrong, however deep the connection's task groups wrapped it."""
+    while isinstance(first := failures.exceptions[0], BaseExceptionGroup):
+        failures = first
+    return str(first)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    code = 1
+    try:
+        code = main()
+    except* Failed as failed:
+        say(f"\nThe demo failed: {shown(failed)}")
+    sys.exit(code)

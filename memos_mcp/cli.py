@@ -60,12 +60,15 @@ def _tell_the_daemon(options: argparse.Namespace) -> None:
 
 
 def _command(options: argparse.Namespace, words: argparse.ArgumentParser) -> int:
+    import traceback
+
     from engine.errors import MemosError
     from engine.settings import environment_settings
     from memos_mcp.commands.session import Failure, Session, Usage
     from memos_mcp.terminal import Screen
 
-    screen = Screen(sys.stdout, sys.stderr, as_json=getattr(options, "json", False))
+    verbose = getattr(options, "verbose", False)
+    screen = Screen(sys.stdout, sys.stderr, as_json=getattr(options, "json", False), verbose=verbose)
     session = None
     try:
         session = Session(environment_settings(data=getattr(options, "data", None)), screen)
@@ -76,6 +79,8 @@ def _command(options: argparse.Namespace, words: argparse.ArgumentParser) -> int
         screen.remark(f"memos-mcp: {error}; see memos-mcp {options.command} --help")
         return USAGE
     except (Failure, MemosError) as error:
+        if verbose:
+            traceback.print_exc()
         screen.remark(f"memos-mcp: {error}")
         return FAILED
     except KeyboardInterrupt:

@@ -102,11 +102,13 @@ def _row(parts: Sequence[str], widths: Sequence[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Where results and remarks go. `as_json`: a program reads standard output, people's tables are left out."""
+    """Where results and remarks go. `as_json`: a program reads standard output, people's
+    tables are left out."""
 
     out: TextIO
     err: TextIO
     as_json: bool = False
+    verbose: bool = False
 
     @property
     def columns(self) -> int:

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ Record = dict[str, Any]
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 4 * 1024 * 1024  # a request is one line: far below what the daemon takes
+SHOWN_REFUSALS = 10
+RECORD_NUMBER = re.compile(r"record (\d+)")
 MAX_LINE_BYTES = 16 * 1024 * 1024  # a content of 200,000 characters, escaped, and its header, many times over
 
 
@@ -40,10 +43,14 @@ def take_in(session: Session, options: argparse.Namespace) -> int:
         report = _rehearse(source) if options.dry_run else _send(session, source)
     if session.screen.as_json:
         session.screen.json(report)
-        return DONE
-    session.screen.table(("", "memories"), [(name.replace("_", " "), count) for name, count in _counts(report)])
-    if options.dry_run:
-        session.screen.line("nothing was changed")
+    else:
+        session.screen.table(("", "memories"), [(name.replace("_", " "), count) for name, count in _counts(report)])
+        if options.dry_run:
+            session.screen.line("nothing was changed")
+    if refused := report.get("refused"):
+        for complaint in refused if session.screen.verbose else refused[:SHOWN_REFUSALS]:
+            session.screen.remark(complaint)
+        raise Failure(f"{len(refused)} of {report['read']} were not taken in; all others are")
     return DONE
 
 
@@ -57,8 +64,15 @@ def _send(session: Session, source: _Lines) -> Record:
             raise Failure(
                 f"{failure} (in lines {first} to {last} of {source.name}; lines before them are in)"
             ) from None
+        added["refused"] = [_with_line(complaint, batch) for complaint in added.get("refused", ())]
         _add(report, added)
     return {"read": source.records, **report}
+
+
+def _with_line(complaint: str, batch: list[tuple[Record, int]]) -> str:
+    """The daemon counts the records of one request; a person counts the lines of the file."""
+    match = RECORD_NUMBER.match(complaint)
+    return f"line {batch[int(match[1]) - 1][1]}{complaint[match.end() :]}" if match else complaint
 
 
 def _add(report: Record, part: Record) -> None:
@@ -223,7 +237,9 @@ def backup(session: Session, options: argparse.Namespace) -> int:
 
 def restore_backup(session: Session, options: argparse.Namespace) -> int:
     """`restore-backup`: the only command that touches the store itself, and only when no daemon has it."""
-    from engine.memos import restore_backup as put_back  # only here: every other command leaves the engine alone
+    # Only here: every other command leaves the engine alone, and need not wait for it to load.
+    from engine.clock import SystemClock
+    from engine.memos import restore_backup as put_back
 
     path = options.file.expanduser().absolute()
     if not path.is_file():
@@ -232,9 +248,11 @@ def restore_backup(session: Session, options: argparse.Namespace) -> int:
     if not options.yes and not session.screen.ask(f"Put {path} in the place of the store in {data}?"):
         raise Failure("nothing was changed: say --yes to replace the store without being asked")
     session.stop_daemon()
-    put_back(session.settings, path)
+    kept = put_back(session.settings, path, SystemClock().now())
     if session.screen.as_json:
-        session.screen.json({"restored": str(path), "data": str(data)})
-    else:
-        session.screen.line(f"the store in {data} is what {path} holds; what was there before was set aside")
+        session.screen.json({"restored": str(path), "data": str(data), "kept": None if kept is None else str(kept)})
+        return DONE
+    session.screen.line(f"the store in {data} is now what {path} holds")
+    if kept is not None:
+        session.screen.line(f"what was there before is kept in {kept}")
     return DONE
