@@ -36,12 +36,14 @@ from engine.reader import Draft, read
 from engine.recall import rank
 from engine.text.claims import Relation as Claim
 from engine.text.claims import compare
-from engine.vault import Transaction
+from engine.vault import Transaction, queries
 from engine.vault.rows import Record
 
 RIVALS_LOOKED_AT = 6  # similar memories that a new one is compared with
 EMBED_BATCH = 32  # contents embedded between two steps of progress
 MAX_RIVAL_QUERY_CHARS = 2_000
+CLAIMS = (Kind.FACT, Kind.PREFERENCE, Kind.EVENT, Kind.PROCEDURE)  # what one memory may repeat or contradict
+FEW_KEYS = 32  # up to here a list of placeholders is faster than a list as one parameter
 Vectors = NDArray[np.float32]
 
 
@@ -51,7 +53,8 @@ class _Prepared:
 
     draft: Draft
     key: int
-    rivals: tuple[str, ...]
+    same: dict[str, int]  # memories that say the same: id -> version that was compared
+    rivals: dict[str, int]  # memories that it contradicts
 
 
 def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress) -> Remembered:
@@ -65,10 +68,7 @@ def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress
         writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), request.cube)
     drafts = read(request, parts.clock.now()).drafts
     embedded = list(_embedded(parts, drafts, progress))
-    prepared = [
-        _Prepared(draft, _key(parts, draft), _rivals(parts, request, draft, vectors))
-        for draft, vectors in zip(drafts, _for_search(parts, embedded, len(drafts)), strict=True)
-    ]
+    prepared = _prepared(parts, request, drafts, _for_search(parts, embedded, len(drafts)))
 
     def job(transaction: Transaction) -> tuple[Remembered, Sequence[str]]:
         result = _Store(parts, request, transaction, prepared, embedded).run()
@@ -109,10 +109,32 @@ def _key(parts: Parts, draft: Draft) -> int:
 
 def _is_claim(draft: Draft) -> bool:
     """Whether it says something that another memory may repeat or contradict: turns and pieces of a text do not."""
-    return draft.kind not in (Kind.MESSAGE, Kind.DOCUMENT) and draft.part_of is None
+    return draft.kind in CLAIMS and draft.part_of is None
 
 
-def _rivals(parts: Parts, request: Remember, draft: Draft, vectors: tuple[str, Vectors] | None) -> tuple[str, ...]:
+def _prepared(
+    parts: Parts, request: Remember, drafts: Sequence[Draft], vectors: Sequence[tuple[str, Vectors] | None]
+) -> list[_Prepared]:
+    """Compare each draft with what the cube holds; the transaction only has to see that this still stands."""
+    alike = [_alike(parts, request, draft, found) for draft, found in zip(drafts, vectors, strict=True)]
+    ids = list(dict.fromkeys(id for found in alike for id in found))
+    with parts.vault.reading() as connection:
+        known = queries.records(connection, ids)
+    prepared = []
+    for draft, found in zip(drafts, alike, strict=True):
+        verdicts = {id: compare(known[id].memory.content, draft.content).relation for id in found if id in known}
+        prepared.append(
+            _Prepared(
+                draft,
+                _key(parts, draft),
+                {id: known[id].memory.version for id, claim in verdicts.items() if claim is Claim.SAME},
+                {id: known[id].memory.version for id, claim in verdicts.items() if claim is Claim.RIVAL},
+            )
+        )
+    return prepared
+
+
+def _alike(parts: Parts, request: Remember, draft: Draft, vectors: tuple[str, Vectors] | None) -> tuple[str, ...]:
     """Ids of the memories of the cube that are most like the draft."""
     if not _is_claim(draft):
         return ()
@@ -121,7 +143,7 @@ def _rivals(parts: Parts, request: Remember, draft: Draft, vectors: tuple[str, V
         return ()
     index, fingerprint = found
     query = vectors[1].mean(axis=0) if vectors is not None and vectors[0] == fingerprint and len(vectors[1]) else None
-    search = Recall(query=draft.content[:MAX_RIVAL_QUERY_CHARS], limit=RIVALS_LOOKED_AT)
+    search = Recall(query=draft.content[:MAX_RIVAL_QUERY_CHARS], limit=RIVALS_LOOKED_AT, kinds=CLAIMS)
     ranking = rank(search, {request.cube: index}, query, parts.clock.now())
     return tuple(candidate.id for candidate in ranking.candidates[:RIVALS_LOOKED_AT])
 
@@ -162,13 +184,15 @@ class _Store:
     def _look_up(self) -> None:
         """One query for exact matches and one for rivals, however many drafts there are."""
         keys = [item.key for item in self.prepared]
-        gone = {record.memory.id for record in self.superseded}
+        few = len(keys) <= FEW_KEYS
+        among = ", ".join("?" * len(keys)) if few else "SELECT unnest(?::BIGINT[])"
         rows = self.transaction.rows(
-            "SELECT content_key, id FROM memories WHERE cube = ? AND content_key IN (SELECT unnest(?::BIGINT[]))",
-            [self.request.cube, keys],
+            f"SELECT content_key, id FROM memories WHERE cube = ? AND content_key IN ({among})",
+            [self.request.cube, *(keys if few else [keys])],
         )
-        rivals = [id for item in self.prepared for id in item.rivals]
-        self.known = self.transaction.records([*(row[1] for row in rows), *rivals])
+        gone = {record.memory.id for record in self.superseded}
+        alike = [id for item in self.prepared for id in (*item.same, *item.rivals) if id not in gone]
+        self.known = self.transaction.records([*(row[1] for row in rows), *alike])
         for key, id in rows:
             if id not in gone and self._stands(id):
                 self.exact.setdefault(key, id)
@@ -213,13 +237,7 @@ class _Store:
         id = self.exact.get(item.key)
         if id is not None and self._same_event(self.known.get(id), draft):
             return self._as_duplicate(id)
-        if _is_claim(draft):
-            for rival in item.rivals:
-                if self._is_rival(rival) and self._same_event(self.known[rival], draft):
-                    old = self.known[rival].memory.content
-                    if compare(old, draft.content).relation is Claim.SAME:
-                        return self._as_duplicate(rival)
-        return None
+        return next((self._as_duplicate(id) for id in self._standing(item.same, draft)), None)
 
     def _as_duplicate(self, id: str) -> Stored:
         known = self.known.get(id)
@@ -255,15 +273,13 @@ class _Store:
         old, new = record.memory.descriptive.occurred_at, draft.occurred_at
         return old is None or new is None or old == new
 
-    def _is_rival(self, id: str) -> bool:
-        memory = self.known[id].memory if id in self.known else None
-        return (
-            memory is not None
-            and self._stands(id)
-            and memory.cube == self.request.cube
-            and memory.kind not in (Kind.MESSAGE, Kind.DOCUMENT)
-            and id not in {record.memory.id for record in self.superseded}
-        )
+    def _standing(self, compared: dict[str, int], draft: Draft) -> Iterator[str]:
+        """Those memories that still are what the draft was compared with."""
+        for id, version in compared.items():
+            record = self.known.get(id)
+            same = record is not None and record.memory.version == version and self._same_event(record, draft)
+            if same and self._stands(id):
+                yield id
 
     # --- new memories ------------------------------------------------------------------------------------------
 
@@ -273,21 +289,12 @@ class _Store:
         superseded = tuple(record.memory.id for record in self.superseded) if number == 0 else ()
         if superseded:
             self._supersede(id)
-        conflicts = self._conflicts(item) if _is_claim(draft) else ()
+        conflicts = tuple(self._standing(item.rivals, draft))
         self.new.append((number, self._record(id, number, item)))
         self.exact.setdefault(item.key, id)
         self._relate(id, number, draft, conflicts)
         status = Status.SUPERSEDING if superseded else Status.CONFLICT if conflicts else Status.ADDED
         return Stored(id, 1, status, conflicts, superseded)
-
-    def _conflicts(self, item: _Prepared) -> tuple[str, ...]:
-        return tuple(
-            id
-            for id in item.rivals
-            if self._is_rival(id)
-            and self._same_event(self.known[id], item.draft)
-            and compare(self.known[id].memory.content, item.draft.content).relation is Claim.RIVAL
-        )
 
     def _record(self, id: str, number: int, item: _Prepared) -> Record:
         draft, request, now = item.draft, self.request, self.transaction.now

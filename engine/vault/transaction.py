@@ -157,10 +157,12 @@ class Transaction:
             for record, rows in zip(records, vectors, strict=True)
         ]
 
-    def embed(self, vectors: Sequence[tuple[str, NDArray[np.float32]]], embedder: str) -> None:
+    def embed(
+        self, vectors: Sequence[tuple[str, NDArray[np.float32]]], embedder: str, *, replace_: bool = False
+    ) -> None:
         """Store the passage vectors of memories under the embedder's fingerprint."""
         rows = [(id, embedder, len(matrix), matrix.astype("<f4").tobytes()) for id, matrix in vectors]
-        self.insert("embeddings", ("id", "embedder", "passages", "vectors"), rows, replace_=True)
+        self.insert("embeddings", ("id", "embedder", "passages", "vectors"), rows, replace_=replace_)
 
     def erase(self, records: Sequence[Record], revision: int) -> dict[str, int]:
         """Remove every trace of memories from the tables but their tombstones, which hold no content.

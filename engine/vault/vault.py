@@ -273,7 +273,7 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(
         str(path),
         config={
-            "threads": 2,
+            "threads": 1,  # small statements: a second thread costs more than it gives
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "preserve_insertion_order": True,
