@@ -125,6 +125,11 @@ def _own(
         places.publish(settings.data, endpoint)
         logger.info("version %s owns %s, epoch %d", VERSION, settings.data, epoch)
         return anyio.run(_serve, settings, endpoint, sock, http, toolsets)
+    except MemosError:
+        raise
+    except Exception:  # the outermost edge: the interpreter's own report would quote what was being worked on
+        logger.exception("an unexpected failure ended the daemon")
+        return FAILED
     finally:
         places.retract(settings.data)
         logging.getLogger().removeHandler(log)
@@ -169,7 +174,6 @@ def _load(settings: Settings, toolsets: Sequence[str]) -> Opened:
             return Opened(memos.result(), build_server(memos.result(), toolsets=toolsets, version=VERSION))
     finally:
         gc.enable()
-        gc.freeze()
 
 
 def _patiently(open_engine: Callable[[], MemOS]) -> MemOS:

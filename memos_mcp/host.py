@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,6 +52,7 @@ LEAST_IDLE_S = 1.0  # less, and a daemon might go before the one who started it 
 FAILURE_STAYS_S = 2.0  # a store that did not open: how long clients are told why
 SWEEP_EVERY_S = 60.0
 DRAIN_S = 10.0
+ACCEPT_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Host:
         async with anyio.create_task_group() as tasks:
             for work in (self._open, self._sweep, self._end_when_idle):
                 tasks.start_soon(work)
-            tasks.start_soon(listener.serve, self._connection)
+            tasks.start_soon(self._accept, listener)
             await self._ended.wait()
             logger.info("ending: %s", self.ended_because)
             places.retract(self._settings.data)
@@ -202,6 +203,16 @@ class Host:
             await stream.aclose()
 
     # --- connections ---
+
+    async def _accept(self, listener: SocketListener) -> None:
+        async with anyio.create_task_group() as connections:
+            with suppress(anyio.ClosedResourceError):  # closed because we end; the connections go on until drained
+                while True:
+                    try:
+                        connections.start_soon(self._connection, await listener.accept())
+                    except OSError as error:  # out of descriptors, for a while
+                        logger.error("a connection could not be accepted: %s", error.strerror)
+                        await anyio.sleep(ACCEPT_AGAIN_S)
 
     async def _connection(self, stream: SocketStream) -> None:
         self._streams.add(stream)

@@ -18,7 +18,7 @@ from engine.errors import MemosError
 MAX_LOG_BYTES = 1 << 20
 OLD_LOGS = 3
 OURS = ("memos_mcp", "engine", "cubes")
-TELLING = (MemosError, OSError)  # exceptions whose text holds no content: ours by rule, the system's by nature
+TELLING = (MemosError, OSError, ImportError)  # exceptions whose text holds no content: by rule, or by nature
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
