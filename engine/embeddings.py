@@ -48,6 +48,7 @@ class Embeddings:
         self.configured = self._open(settings)
         self._stored = self._active_row()
         self.answering = self._answering()
+        self._lacking = self.missing()
 
     def _open(self, settings: Settings) -> Embedder | None:
         try:
@@ -102,6 +103,10 @@ class Embeddings:
             return f"lexical only: {self.missing_reason}"
         if self.answering is None:
             return "lexical only until every memory has a vector of the new embedder, which is under way"
+        if self._lacking and not self.moving:
+            return (
+                f"{self._lacking} memories are found by their words alone until they are embedded, which is under way"
+            )
         return None
 
     # --- embedding ---------------------------------------------------------------------------------------------
@@ -185,11 +190,13 @@ class Embeddings:
                 [print_, BATCH_MEMORIES],
             )
             if not rows:
+                self._lacking = 0
                 return True
             vectors = self._passages(model, [None if row[2] else row[1] for row in rows])
             if vectors is None:
                 return False
             self._vault.write(self._filling(model, print_, rows, vectors, applied), SYSTEM)
+            self._lacking = max(0, self._lacking - len(rows))
         return False
 
     def _filling(

@@ -182,7 +182,7 @@ class Indexes:
                 else:
                     follow(slot.index, change.record, self._change_vectors(change))
                 slot.unsaved += 1
-                slot.revision = transaction.head.seq
+                slot.revision = transaction.revision
 
     def _change_vectors(self, change: Change) -> NDArray[np.float32] | None:
         if change.vectors is not None:

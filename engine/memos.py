@@ -119,6 +119,11 @@ class MemOS:
         finally:
             self._parts.vault.close()
 
+    @property
+    def failed(self) -> threading.Event:
+        """Set when the store can no longer be used by this process, which must then end."""
+        return self._parts.vault.failed
+
     # --- the four tools ----------------------------------------------------------------------------------------
 
     def remember(self, request: Remember, caller: Caller, progress: Progress = silent) -> Remembered:
@@ -301,9 +306,9 @@ class MemOS:
         cubes = dict.fromkeys(change.cube for change in changes)
         for cube in cubes:
             ids = tuple(dict.fromkeys(change.id for change in changes if change.cube == cube))
-            self._tell(Event(transaction.head.seq, cube, ids, "changed", transaction.cubes_changed))
+            self._tell(Event(transaction.revision, cube, ids, "changed", transaction.cubes_changed))
         if transaction.cubes_changed and not cubes:
-            self._tell(Event(transaction.head.seq, "", (), "changed", True))
+            self._tell(Event(transaction.revision, "", (), "changed", True))
 
     def _tell(self, event: Event) -> None:
         for listener in list(self._listeners.values()):

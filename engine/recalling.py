@@ -117,16 +117,14 @@ class Recalling:
     def _vector(
         self, query: str, indexes: dict[str, tuple[CubeIndex, str]]
     ) -> tuple[NDArray[np.float32] | None, str | None]:
-        degraded = self._parts.embeddings.degraded()
-        if degraded is not None:
-            return None, degraded
         found = self._parts.embeddings.query(query)
+        degraded = self._parts.embeddings.degraded()
         if found is None:
-            return None, self._parts.embeddings.degraded()
+            return None, degraded
         fingerprint, vector = found
         if any(embedder != fingerprint for _, embedder in indexes.values()):
             return None, "lexical only: the index is changing to another embedder, ask again in a moment"
-        return vector, None
+        return vector, degraded
 
     def _read(self, ranking: Ranking, request: Recall, now: datetime) -> list[Recollection]:
         wanted = ranking.candidates[: request.limit + FEW_MATCHES]

@@ -55,7 +55,13 @@ def drop_old_records(parts: Parts) -> None:
         transaction.execute("DELETE FROM operations WHERE recorded_at < ?", [stored_time(now - OPERATIONS_KEPT)])
         transaction.execute("DELETE FROM confirmations WHERE expires_at < ?", [stored_time(now)])
 
-    parts.vault.write(job, SYSTEM)
+    due = parts.vault.rows(
+        "SELECT (SELECT count(*) FROM operations WHERE recorded_at < ?)"
+        " + (SELECT count(*) FROM confirmations WHERE expires_at < ?)",
+        [stored_time(now - OPERATIONS_KEPT), stored_time(now)],
+    )
+    if due[0][0]:
+        parts.vault.write(job, SYSTEM)
 
 
 def last_backup(parts: Parts) -> datetime | None:

@@ -66,6 +66,7 @@ class Transaction:
     changes: list[Change] = field(default_factory=list)
     cubes_changed: bool = False
     written: bool = False
+    revision: int = 0  # the vault's revision once this job's changes are in it; set when the job has run
     _after: list[Callable[[], None]] = field(default_factory=list)
 
     # --- reading -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -171,8 +172,8 @@ class MemVault:
 
     @property
     def revision(self) -> int:
-        """Number of the last audit row; grows with every change."""
-        return self._writer.head.seq
+        """Number of the last committed audit row; grows with every change."""
+        return self._writer.committed_seq
 
     @property
     def head(self) -> Head:
@@ -193,9 +194,16 @@ class MemVault:
             try:
                 yield cursor
             except duckdb.Error as error:
+                if isinstance(error, duckdb.FatalException):
+                    self.failed.set()
                 raise explained(error) from error
             finally:
                 self._idle.append(cursor)
+
+    @property
+    def failed(self) -> threading.Event:
+        """Set when DuckDB has given up on its instance: this process must end and let another one open the store."""
+        return self._writer.failed
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.reading() as connection:

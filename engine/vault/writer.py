@@ -59,8 +59,10 @@ class Writer:
     ) -> None:
         self._connection = connection
         self.head = head
+        self.committed_seq = head.seq
         self._clock = clock
         self._committed = committed
+        self.failed = threading.Event()  # the database gave up: only another process can open it again
         self._queue: queue.SimpleQueue[_Job[Any] | _Task | None] = queue.SimpleQueue()
         self._closed = False
         self._gate = threading.Lock()
@@ -135,8 +137,10 @@ class Writer:
                         raise
                     job.future.set_exception(error)
                 else:
+                    transaction.revision = self.head.seq
                     done.append((job, transaction, result))
             connection.execute("COMMIT")
+            self.committed_seq = self.head.seq
         except Exception as error:  # noqa: BLE001 - sorted out in _failed
             self._failed(jobs, start, error)
             return
@@ -145,6 +149,8 @@ class Writer:
             job.future.set_result(result)
 
     def _failed(self, jobs: list[_Job[Any]], start: Head, error: Exception) -> None:
+        if isinstance(error, duckdb.FatalException):
+            self.failed.set()
         self._roll_back()
         self.head.seq, self.head.hash, self.head.label = start.seq, start.hash, start.label
         waiting = [job for job in jobs if not job.future.done()]
