@@ -34,7 +34,7 @@ Keys = NDArray[np.int64]
 Rows = NDArray[np.intp]
 Scalar = TypeVar("Scalar", bound=np.generic)
 Filter = ArrayLike | Callable[[Keys], NDArray[np.bool_]]
-"""The keys that may be found, or a function from all keys [n] to a mask [n]."""
+"""The keys that may be found, or a function from all keys [n] to a mask [n], which must not call back into here."""
 
 EXACT_LIMIT = 100_000  # vectors; see above
 SUBSET_EXACT_LIMIT = 20_000  # filtered to so few, exact search takes at most 1.5 ms

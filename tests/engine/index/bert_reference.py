@@ -44,7 +44,8 @@ def last_hidden_state(tensors: dict[str, Floats], config: dict[str, Any], ids: l
     def norm(states: Floats, name: str) -> Floats:
         centred = states - states.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
-        return scaled * weight(f"{name}.weight") + weight(f"{name}.bias")
+        normed: Floats = scaled * weight(f"{name}.weight") + weight(f"{name}.bias")
+        return normed
 
     words = weight("embeddings.word_embeddings.weight")[ids]
     places = weight("embeddings.position_embeddings.weight")[: len(ids)]

@@ -286,6 +286,16 @@ def test_a_dropped_vector_is_in_no_file_of_the_next_snapshot(tmp_path: Path) -> 
 
 
 @needs_hnswlib
+def test_without_hnswlib_large_stores_stay_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot.write(tmp_path, 1, FACTS, with_graph(1000).members())
+    monkeypatch.setitem(sys.modules, "hnswlib", None)  # what the import system calls not installed
+    vectors = Vectors.from_snapshot(snapshot.read(tmp_path, FACTS), 32, 250)
+    vectors.tend()
+    assert list(vectors.members()) == ["vectors.npy"]
+    assert recall_at_10(vectors, clustered(20, 9)) == 1.0
+
+
+@needs_hnswlib
 def test_a_graph_of_other_vectors_is_refused(tmp_path: Path) -> None:
     one, other = with_graph(1000), Vectors(32)
     other.put(np.arange(1000), clustered(1000, 77))
@@ -311,7 +321,12 @@ def test_readers_writers_and_tending_at_once_see_only_whole_states() -> None:
     readers = [threading.Thread(target=reading, args=(seed,)) for seed in range(3)]
     for thread in readers:
         thread.start()
-    tender = threading.Thread(target=lambda: [vectors.tend() for _ in range(6)])
+
+    def tending() -> None:
+        for _ in range(6):
+            vectors.tend()
+
+    tender = threading.Thread(target=tending)
     tender.start()
     for turn in range(40):
         vectors.put(np.arange(turn * 20, turn * 20 + 40), clustered(40, 100 + turn))

@@ -77,7 +77,8 @@ def _shapes() -> dict[str, tuple[int, ...]]:
         "embeddings.position_embeddings.weight": (POSITIONS, HIDDEN),
         "embeddings.token_type_embeddings.weight": (2, HIDDEN),
     }
-    norms, linears = ["embeddings.LayerNorm"], {}
+    norms: list[str] = ["embeddings.LayerNorm"]
+    linears: dict[str, tuple[int, int]] = {}
     for layer in (f"encoder.layer.{number}" for number in range(LAYERS)):
         norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
         linears |= {f"{layer}.attention.self.{part}": (HIDDEN, HIDDEN) for part in ("query", "key", "value")}
