@@ -34,12 +34,13 @@ Run = Callable[[Any, argparse.Namespace], int]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`does` names the function as `module:function` below this package."""
+    """`does` names the function as `module:function` below this package; a command with parts does nothing itself."""
 
     name: str
     summary: str
-    does: str
+    does: str = ""
     options: Callable[[argparse.ArgumentParser], None] | None = None
+    parts: tuple[Command, ...] = ()
 
     def load(self) -> Run:
         module, function = self.does.split(":")
@@ -57,16 +58,23 @@ def parser() -> argparse.ArgumentParser:
     )
     _global_options(top)
     top.add_argument("--version", action="version", version=f"memos-mcp {VERSION}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for command in COMMANDS:
-        sub = commands.add_parser(
+    _add_commands(top, COMMANDS, "command")
+    return top
+
+
+def _add_commands(target: argparse.ArgumentParser, commands: tuple[Command, ...], name: str) -> None:
+    subparsers = target.add_subparsers(dest=name, metavar="COMMAND", title="commands", required=name != "command")
+    for command in commands:
+        sub = subparsers.add_parser(
             command.name, help=command.summary, description=_sentence(command.summary), allow_abbrev=False
         )
         if command.options is not None:
             command.options(sub)
         _global_options(sub)
-        sub.set_defaults(does=command)
-    return top
+        if command.parts:
+            _add_commands(sub, command.parts, f"{command.name}_command")
+        else:
+            sub.set_defaults(does=command)
 
 
 def _sentence(summary: str) -> str:
@@ -184,9 +192,28 @@ def _restore_backup(p: argparse.ArgumentParser) -> None:
 
 
 def _serve(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--host", help="where HTTP listens (default 127.0.0.1)")
-    p.add_argument("--port", type=int, help="HTTP port")
+    p.add_argument("--host", help="where HTTP listens (default 127.0.0.1); elsewhere needs a token")
+    p.add_argument("--port", type=int, help="HTTP port (default 8765; 0 takes a free one)")
     p.add_argument("--toolsets", metavar="NAMES", help="comma-separated (default core)")
+    p.add_argument("--require-token", action="store_true", help="ask for a token on this machine too")
+    p.add_argument("--allow-host", action="append", metavar="HOST", help="a further Host header to accept")
+    p.add_argument("--allow-origin", action="append", metavar="ORIGIN", help="a further Origin header to accept")
+
+
+def _token_name(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", metavar="NAME")
+
+
+def _token_create(p: argparse.ArgumentParser) -> None:
+    _token_name(p)
+    p.add_argument(
+        "--scope",
+        dest="scopes",
+        action="append",
+        metavar="SCOPE",
+        help="read, write, share or admin, alone or for a cube, as in read:work; may be repeated (default read, write)",
+    )
+    p.add_argument("--expires-in-days", type=float, metavar="DAYS")
 
 
 COMMANDS = (
@@ -200,7 +227,16 @@ COMMANDS = (
     Command("export", "write out every memory with its whole header", "files:write_out", _export),
     Command("backup", "write a copy of the whole store to a file", "files:backup", _backup),
     Command("restore-backup", "put a backup in the place of the store", "files:restore_backup", _restore_backup),
-    Command("serve", "run the daemon in the foreground, with HTTP", "care:serve", _serve),
+    Command("serve", "run the daemon in the foreground, with HTTP", "serving:serve", _serve),
+    Command(
+        "token",
+        "decide who may use `serve` over HTTP",
+        parts=(
+            Command("create", "make a token and print it, once", "tokens:create", _token_create),
+            Command("list", "show the tokens that there are", "tokens:show"),
+            Command("revoke", "end a token at once", "tokens:revoke", _token_name),
+        ),
+    ),
     Command("status", "say what runs and what it holds; starts nothing", "care:status"),
     Command("doctor", "check everything and say what to do about it", "doctor:doctor"),
     Command("stop", "end the daemon and wait until it is gone", "care:stop"),

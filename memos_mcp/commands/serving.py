@@ -1,0 +1,65 @@
+"""`serve`: the daemon in the foreground, with HTTP beside the socket.
+
+The port is taken before anything else happens, so that one that is in use, or that would need a token, is told at
+once and nothing is opened. A daemon that was started on demand hands over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import socket
+from typing import Any, cast
+
+import anyio
+
+from memos_mcp import daemon
+from memos_mcp.auth import TokenFile
+from memos_mcp.commands.session import Failure, Session
+from memos_mcp.host import Host, Opened
+from memos_mcp.server import MemoryServer
+from memos_mcp.transports import HEALTH_PATH, MCP_PATH, SSE_PATH, HttpSettings, check_bind, http_app, http_server
+from memos_mcp.version import VERSION
+
+
+def serve(session: Session, options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    tokens = TokenFile(session.settings.data)
+    check_bind(settings.host, tokens.tokens())
+    toolsets = tuple(name.strip() for name in (options.toolsets or "core").split(","))
+    with contextlib.closing(_port(settings)) as sock:
+        host, port = sock.getsockname()[:2]
+
+        async def http(daemon_host: Host, opened: Opened, lifespan: Any) -> None:
+            memory = cast(MemoryServer, opened.server)
+            server = http_server(http_app(memory, version=VERSION, tokens=tokens, settings=settings), settings)
+            place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            session.screen.remark(f"serving {session.settings.data} at {place}{MCP_PATH}, {SSE_PATH}, {HEALTH_PATH}")
+            try:
+                await server.serve(sockets=[sock])
+            finally:  # whether a signal or `memos-mcp stop` ends it
+                server.should_exit = True
+                with anyio.CancelScope(shield=True):
+                    await server.shutdown(sockets=[])
+
+        return daemon.serve(session.settings, http, toolsets=toolsets)
+
+
+def _settings(options: argparse.Namespace) -> HttpSettings:
+    usual = HttpSettings()
+    return HttpSettings(
+        host=usual.host if options.host is None else options.host,
+        port=usual.port if options.port is None else options.port,
+        hosts=tuple(options.allow_host or ()),
+        origins=tuple(options.allow_origin or ()),
+        require_token=options.require_token,
+    )
+
+
+def _port(settings: HttpSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host.strip("[]"), settings.port), family=family)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise Failure(f"cannot listen on {settings.host} port {settings.port}: {why}; choose another --port") from error
