@@ -40,13 +40,14 @@ RULES = (
     _rule(
         "steps",
         Kind.PROCEDURE,
-        r"\b(?:follow(?:ing)? (?:these )?steps|step 1\b|steps? to\b|steps?:\s*$|first,? .{1,120}\bthen\b)",
+        r"\b(?:follow(?:ing)? (?:these )?steps|step 1\b|steps? to\b|steps?:\s*$)"
+        rf"|^\W*first,? (?:{_IMPERATIVES})\b.{{1,120}}\bthen\b",
     ),
     _rule("numbered imperatives", Kind.PROCEDURE, rf"^\s*1[.)]\s+(?:{_IMPERATIVES})\b[\s\S]{{1,600}}?^\s*2[.)]\s"),
     _rule(
         "to do it, run it",
         Kind.PROCEDURE,
-        rf"^\W*to [a-z]+ .{{1,160}}(?:,|:)\s*(?:please |just |first )?(?:{_IMPERATIVES})\b",
+        rf"^\W*to [a-z]+\b.{{0,160}}?[,:]\s*(?:please |just |first )?(?:{_IMPERATIVES})\b",
     ),
     _rule(
         "run it to do it",

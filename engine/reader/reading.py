@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from cubes import Kind, Mention, Origin
+from cubes import Kind, Origin
 from engine.operations import Remember, Turn
 from engine.reader.checks import check
 from engine.reader.drafts import Draft, Reading
@@ -61,9 +61,8 @@ def _from_content(request: Remember, tags: tuple[str, ...], now: datetime) -> It
     mentions = tuple(item.mention for item in found)
     is_long = len(text) > RETRIEVAL_UNIT_CHARS
     kind = request.kind or (Kind.DOCUMENT if is_long else classify(text, mentions))
-    occurred_at = (
-        request.occurred_at if is_long or kind is Kind.DOCUMENT else _event_time(mentions, request.occurred_at)
-    )
+    is_one_event = not is_long and kind is not Kind.DOCUMENT
+    occurred_at = _event_time(found, request.occurred_at) if is_one_event else request.occurred_at
     yield Draft(
         content=text,
         kind=kind,
@@ -78,9 +77,12 @@ def _from_content(request: Remember, tags: tuple[str, ...], now: datetime) -> It
         yield from _pieces(text, kind, request, tags, found)
 
 
-def _event_time(mentions: tuple[Mention, ...], given: datetime | None) -> datetime | None:
-    """When it happened: the first time that the text names, else what the caller said."""
-    return mentions[0].start if mentions else given
+def _event_time(found: list[Found], given: datetime | None) -> datetime | None:
+    """When it happened: the first date that the text names, else what the caller said.
+
+    A time of day alone ("the shop opens at 9am") and a stretch of time ("over the past two weeks") date no event.
+    """
+    return next((item.mention.start for item in found if item.unit not in ("clock", "range")), given)
 
 
 def _pieces(text: str, kind: Kind, request: Remember, tags: tuple[str, ...], found: list[Found]) -> Iterator[Draft]:

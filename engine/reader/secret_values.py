@@ -30,6 +30,13 @@ _NO_SECRET = re.compile(
     |[a-z]+(?:[_.-][a-z]+)+ """,
     re.VERBOSE,
 )
+_CODE = re.compile(r"[A-Za-z_][\w.]*[\[(].*|[a-z_]+(?:\.[a-z_]+)+")  # `request.form[`, `settings.db.password`
+_NAMES_ITSELF = re.compile(
+    r"[A-Za-z_]*(?:pass|pwd|secret|token|key|test|example|user|value|hash|input|field)[A-Za-z_]*"
+)
+_EXAMPLE = re.compile(r"(?:[a-z]{2,10}_?)?pass(?:word)?_?\d{0,4}")  # test_password123: in every tutorial
+_HASH = re.compile(r"(?:pbkdf2|scrypt|argon2|bcrypt|sha\d|md5|\{ssha)", re.IGNORECASE)
+_FILLED = re.compile(r"[xX*.•_-]+|.*(?:[xX]{8}|\*{4}|\.{3}|your|YOUR|example-|placeholder).*")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _COMMON = word_set(
     "bearer basic string required optional password secret token hidden unknown empty default manager managers "
@@ -45,6 +52,16 @@ def is_random(token: str) -> bool:
     if all((part.isalpha() and part.islower()) or part.isdecimal() for part in re.split(r"[-_./]", body) if part):
         return False
     return _bits_a_character(body) >= MIN_BITS_A_CHARACTER
+
+
+def is_code(value: str) -> bool:
+    """Whether what stands there without quotes is an expression of a program: `request.form[`, `settings.password`."""
+    return bool(_CODE.fullmatch(value))
+
+
+def is_filled_in(token: str) -> bool:
+    """Whether a token is one, and not the shape of one in a manual: `ghp_xxxxxxxx`, `xoxb-your-token`."""
+    return not _FILLED.fullmatch(re.sub(r"^[A-Za-z]+[_-]", "", token))
 
 
 def _bits_a_character(text: str) -> float:
@@ -63,6 +80,8 @@ def is_secret_value(value: str, key: str, *, quoted: bool, said: bool = False) -
     if _PLACEHOLDER.match(value) or _NO_SECRET.fullmatch(value) or value.lower() in _COMMON:
         return False
     if " " in value:
+        return False
+    if _NAMES_ITSELF.fullmatch(value) or _EXAMPLE.fullmatch(value) or _HASH.match(value):
         return False
     has_letter, has_digit = bool(re.search(r"[^\W\d_]", value)), bool(re.search(r"\d", value))
     has_sign = bool(re.search(r"[^\w\s]", value))

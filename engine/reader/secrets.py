@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from engine.errors import Invalid
 from engine.operations import Remember
-from engine.reader.secret_values import is_card_number, is_random, is_secret_value
+from engine.reader.secret_values import is_card_number, is_code, is_filled_in, is_random, is_secret_value
 
 
 class Secret(NamedTuple):
@@ -99,7 +99,7 @@ def find_secrets(text: str) -> Iterator[Secret]:
     for shape in SHAPES:
         if shape.hint in text:
             for match in shape.pattern.finditer(text):
-                if not shape.random or is_random(match[0]):
+                if is_random(match[0]) if shape.random else is_filled_in(match[0]):
                     yield Secret(shape.name, match.start(), match.end())
     if "://" in text:
         for match in _CONNECTION.finditer(text):
@@ -116,6 +116,8 @@ def _assigned(text: str) -> Iterator[Secret]:
     for match in _ASSIGNMENT.finditer(text):
         group = "quoted" if match["quoted"] is not None else "plain"
         key = match["key"].lower()
+        if group == "plain" and is_code(match["plain"]):
+            continue
         said = match["sign"].strip().lower().startswith("is")
         if is_secret_value(match[group], key, quoted=group == "quoted" or match["sign"][-1] in "=>", said=said):
             name = "password" if "pass" in key or "pwd" in key else "key or token"

@@ -171,6 +171,19 @@ def unit_span(day: datetime, unit: str, step: int) -> Span:
     return year_span(first, years)._replace(unit=unit)
 
 
+def beside_day(day: Span, unit: str, side: int) -> Span:
+    """The unit, or the weekday of that name, next to `day` on one side of it."""
+    if unit[:3] in WEEKDAYS:
+        return day_span(weekday_near(day.start, WEEKDAYS[unit[:3]], side))
+    if unit == "weekend":
+        saturday = weekday_near(day.start, WEEKDAYS["sat"], side)
+        return Span(saturday, saturday + timedelta(days=2), unit)
+    if unit in ("day", "week"):
+        length = timedelta(days=1 if unit == "day" else 7)
+        return Span(day.start - length, day.start, unit) if side < 0 else Span(day.end, day.end + length, unit)
+    return unit_span(day.start, unit, side)
+
+
 def nearest(context: Context, in_year: Callable[[int], datetime]) -> datetime:
     """The date that `in_year` gives for a year, in the year that the sentence's tense asks for, else the nearest.
 

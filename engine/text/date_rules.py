@@ -54,10 +54,12 @@ _SHORT_WEEKDAYS = r"(?-i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
 _WEEKDAY = rf"(?P<weekday>{_WEEKDAYS})\b(?!s\b)"
 _WEEKDAY_SHORT = rf"(?P<weekday>{_WEEKDAYS}|{_SHORT_WEEKDAYS})\b"
 _LEADING_WEEKDAY = rf"(?:(?:{_WEEKDAYS}|{_SHORT_WEEKDAYS})\b,? )?"
-_PLAIN_MONTHS = (
-    r"january|february|april|june|july|september|october|november|december|jan|feb|apr|jun|jul|sept?|oct|nov|dec"
+_LONG_MONTHS = r"january|february|april|june|july|september|october|november|december"
+_SHORT_MONTHS = r"jan|feb|apr|jun|jul|sept?|oct|nov|dec|(?-i:Mar|Aug)"
+_MONTH = (
+    rf"(?P<month>(?:{_LONG_MONTHS}|{_SHORT_MONTHS}|(?-i:March|May|August|MARCH|MAY|AUGUST))\b)"
+    r"(?:(?:(?<=\b[a-z]{3})|(?<=\bsept))\.)?"
 )
-_MONTH = rf"(?P<month>{_PLAIN_MONTHS}|(?-i:March|Mar|May|August|Aug|MARCH|MAY|AUGUST))\b\.?"
 _MONTH_FULL = (
     r"(?P<month>january|february|march|april|june|july|august|september|october|november|december|(?-i:May))\b"
 )
@@ -72,16 +74,17 @@ _NOT_A_YEAR = (
 )
 
 TRIGGER = re.compile(
-    r"\b(?:today|yesterday|tomorrow|tonight|last|next|this|coming|past|ago|later|earlier|from now|in|before|after|"
+    r"\b(?:today|yesterday|tomorrow|tonight|last|next|this|coming|past|ago|later|earlier|from now|in|within|before|after|"
     r"since|during|following|spring|summer|autumn|winter|noon|midnight|"
     r"(?:mon|tues|wednes|thurs|fri|satur|sun)day|(?-i:Mon|Tue|Wed|Thu|Fri|Sat|Sun)|\d{1,4}(?:st|nd|rd|th|am|pm)?|"
-    rf"{_PLAIN_MONTHS}|march|may|august|mar|aug)\b",
+    rf"{_LONG_MONTHS}|{_SHORT_MONTHS}|march|may|august)\b",
     re.IGNORECASE,
 )
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE)
+    """With each space standing for white space within a line, or a line end before a word."""
+    return re.compile(pattern.replace(" ", r"(?:[^\S\n]+|[^\S\n]*\n[^\S\n]*(?=[a-z]))"), re.IGNORECASE)
 
 
 def _count(text: str) -> int:
@@ -274,6 +277,10 @@ def _stretch(m: re.Match[str], c: Context) -> Span | None:
     return Span(far, c.anchor, unit="range") if side < 0 else Span(c.anchor, far, unit="range")
 
 
+def _within(m: re.Match[str], c: Context) -> Span | None:
+    return Span(c.anchor, c.moved(_count(m["n"]), _unit(m["unit"])), unit="range")
+
+
 def _ago(m: re.Match[str], c: Context) -> Span | None:
     return c.unit_at(-_count(m["n"]), _unit(m["unit"]))
 
@@ -305,7 +312,7 @@ RULES = tuple(
         (
             "2024-03-05, 2024-03-05T10:00Z",
             r"(?<![\w./-])(?P<year>\d{4})-(?P<m>\d\d)-(?P<d>\d\d)"
-            r"(?:[T ](?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.\d{1,9})?)?(?P<zone>Z|[+-]\d\d:\d\d)?)?"
+            r"(?:[Tt\s](?P<hour>\d\d):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.\d{1,9})?)?(?P<zone>Z|[+-]\d\d:\d\d)?)?"
             + _AFTER,
             _iso,
         ),
@@ -355,6 +362,8 @@ RULES = tuple(
             rf"(?P<side>last|past|previous|next|coming) (?:{_NUMBER} )?{_UNIT}",
             _stretch,
         ),
+        ("last 2 weeks", rf"\b(?P<side>last|past|previous|next|coming) {_NUMBER} {_UNIT}", _stretch),
+        ("within two weeks", rf"\bwithin {_NUMBER} {_UNIT}(?! (?:of|after|before)\b)", _within),
         (
             "last week, this year",
             r"\b(?P<side>last|past|previous|this|next|coming) (?P<unit>week|month|year|decade)\b(?!['’]s\b)",
@@ -376,13 +385,13 @@ RULES = tuple(
         ),
         (
             "in two weeks",
-            rf"\b(?:with)?in (?:about |around )?{_NUMBER} {_UNIT}(?!['’]?s? (?:ago|old|earlier|later)\b)",
+            rf"\bin (?:about |around )?{_NUMBER} {_UNIT}(?!['’]?s? (?:ago|old|earlier|later)\b)",
             _ahead,
         ),
         ("the following week", r"\b(?:the )(?:following|next) (?P<unit>day|week|month|year)\b", _following),
         (
             "in March",
-            rf"\b(?:in|since|until|till|by|during|throughout|of)(?: early| mid| late|)[ -]{_MONTH_FULL}(?! on\b)",
+            rf"\b(?:in|since|until|till|by|during|throughout|of)(?: early| mid| late|)(?: |-){_MONTH_FULL}(?! on\b)",
             _in_month,
         ),
         ("in may", r"\b(?:in|since|during) (?P<month>may)\b(?! (?:i|we|you|they|he|she|it|be)\b)", _in_month),
@@ -412,8 +421,11 @@ _CLOCK_TIME = (
 CLOCK_AFTER = _compiled(rf"(?:,|\s)?\s*(?:at |around |about |by |from |@\s?)?{_CLOCK_TIME}")
 PART_AFTER = re.compile(r"\s+(?:in\s+the\s+)?(?P<part>morning|afternoon|evening|night)\b", re.IGNORECASE)
 CLOCK = _compiled(
-    rf"\b(?:at|around|by|until|from) (?:about |around )?{_CLOCK_TIME}"
+    rf"\b(?:at|around|by|until) (?:about |around )?{_CLOCK_TIME}"
     rf"|(?<![\w:.])(?=\d){_CLOCK_TIME.replace('(?P<', '(?P<x')}"
 )
 CLOCK_BEFORE_GAP = re.compile(r"(?:\s+on|,)?\s*\Z", re.IGNORECASE)
+BESIDE = re.compile(
+    rf"\b(?:the\s+)?(?P<unit>day|week|weekend|month|year|{_WEEKDAYS})\s+(?P<side>before|after)\s+\Z", re.IGNORECASE
+)
 SINCE = re.compile(r"\bsince\s+(?:about\s+|around\s+|the\s+)?\Z", re.IGNORECASE)

@@ -24,13 +24,14 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from cubes import Mention
-from engine.text.calendar import DAY_PARTS, Context, Span, day_span
-from engine.text.date_rules import CLOCK, CLOCK_AFTER, CLOCK_BEFORE_GAP, PART_AFTER, RULES, SINCE, TRIGGER
+from engine.text.calendar import DAY_PARTS, Context, Span, beside_day, day_span
+from engine.text.date_rules import BESIDE, CLOCK, CLOCK_AFTER, CLOCK_BEFORE_GAP, PART_AFTER, RULES, SINCE, TRIGGER
 
 WINDOW_BEFORE_CHARS = 48  # how far an expression reaches before its telling word, and after it
 WINDOW_AFTER_CHARS = 64
 MAX_WINDOW_CHARS = 512
 SINCE_REACH_CHARS = 16
+BESIDE_REACH_CHARS = 32
 MAX_MENTIONS = 256  # of one text: past this, times are not what it is about
 
 
@@ -40,6 +41,7 @@ class Found(NamedTuple):
     start: int
     end: int
     mention: Mention
+    unit: str  # day, week, … ; "clock" for a time of day alone; "range" for a stretch that ends or begins at the anchor
 
 
 def mentions(text: str, anchor: datetime) -> tuple[Mention, ...]:
@@ -61,7 +63,7 @@ def find(text: str, anchor: datetime) -> list[Found]:
         for item in _in_window(text, low, high, anchor, previous):
             mention = _in_utc(text, item, anchor)
             if mention is not None:
-                results.append(Found(item.start, item.end, mention))
+                results.append(Found(item.start, item.end, mention, item.span.unit))
                 previous = item.span.start
         if len(results) >= MAX_MENTIONS:
             break
@@ -80,6 +82,8 @@ def _windows(text: str) -> list[tuple[int, int]]:
     """The parts of `text` in which a telling word stands: apart from each other, and none too long to search often."""
     windows: list[tuple[int, int]] = []
     for match in TRIGGER.finditer(text):
+        if windows and match.end() + WINDOW_AFTER_CHARS <= windows[-1][1]:
+            continue
         low = _space_near(text, match.start() - WINDOW_BEFORE_CHARS, -1)
         high = _space_near(text, match.end() + WINDOW_AFTER_CHARS, 1)
         if windows and low <= windows[-1][1]:
@@ -119,7 +123,31 @@ def _in_window(text: str, low: int, high: int, anchor: datetime, previous: datet
                 continue
             if span is not None:
                 taken.append(_Item(match.start(), match.end(), span))
-    return _with_clock(text, high, local, sorted(taken), low)
+    return _with_clock(text, high, local, _all_beside(text, sorted(taken)), low)
+
+
+def _all_beside(text: str, items: list[_Item]) -> list[_Item]:
+    result: list[_Item] = []
+    for item in items:
+        moved = _beside(text, item)
+        while result and result[-1].end > moved.start:  # `the Friday` of `the Friday before 20 May`
+            result.pop()
+        result.append(moved)
+    return result
+
+
+def _beside(text: str, item: _Item) -> _Item:
+    """`The week before 2 April`, `the Friday after March 3rd`: the day, moved by the words before it."""
+    if item.span.unit != "day":
+        return item
+    match = BESIDE.search(text, max(0, item.start - BESIDE_REACH_CHARS), item.start)
+    if match is None:
+        return item
+    side = -1 if match["side"].lower() == "before" else 1
+    try:
+        return _Item(match.start(), item.end, beside_day(item.span, match["unit"].lower(), side))
+    except (ValueError, OverflowError):
+        return item
 
 
 def _with_clock(text: str, high: int, local: datetime, dates: list[_Item], low: int) -> list[_Item]:
@@ -151,10 +179,10 @@ def _with_clock(text: str, high: int, local: datetime, dates: list[_Item], low: 
             span = _at(result[index].span.start, match)
             if span:
                 result[index] = _Item(match.start(), result[index].end, span)
-        else:
+        elif not text[match.start()].isdecimal():
             span = _at(day_span(local).start, match)
             if span:
-                result.append(_Item(match.start(), match.end(), span))
+                result.append(_Item(match.start(), match.end(), span._replace(unit="clock")))
                 result.sort()
     return result
 

@@ -10,16 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import Enum
-from functools import lru_cache
-
-import snowballstemmer
 
 from engine.text import opposites
 from engine.text.normal import Word
 from engine.text.tables import word_set
+from engine.text.words import stem as english_stem
 
-_STEMMER = snowballstemmer.stemmer("english")
-STEM_CACHE = 16_384
 MAX_VALUE_WORDS = 6
 MAX_SUBJECT_WORDS = 8
 
@@ -45,10 +41,9 @@ class Place(Enum):
     OTHER = "after another verb, or in a phrase without one"
 
 
-@lru_cache(maxsize=STEM_CACHE)
 def stem(word: str) -> str:
     """The stem of a plain word; what holds digits or signs stays as it is."""
-    return str(_STEMMER.stemWord(word)) if word.isalpha() and word.isascii() else word
+    return english_stem(word) if word.isalpha() and word.isascii() else word
 
 
 def stems(words: Sequence[Word]) -> list[str]:
