@@ -1,7 +1,7 @@
 """What a person may choose. Everything else follows from the data.
 
 Settings come from the command line and the environment (`MEMOS_*`), are read once, and are handed down; nothing below
-this module reads the environment.
+this module reads `MEMOS_*` (the embedder looks up where Hugging Face keeps its cache, as every library of theirs does).
 """
 
 from __future__ import annotations
