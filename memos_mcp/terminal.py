@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 MIN_LAST_COLUMN = 24
+UNBOUNDED = 1_000_000
 BAR_CHARS = 28
 REDRAW_EVERY_S = 0.1
 GAP = "  "
@@ -112,7 +113,8 @@ class Screen:
 
     @property
     def columns(self) -> int:
-        return shutil.get_terminal_size((120, 24)).columns
+        """How wide a table may be. What goes into a file or a pipe stays one row a line, for `grep`."""
+        return shutil.get_terminal_size().columns if self.out.isatty() else UNBOUNDED
 
     def line(self, text: str = "") -> None:
         self.out.write(harmless(text) + "\n")
