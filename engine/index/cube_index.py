@@ -25,7 +25,7 @@ from engine.index.snapshot import Member, SnapshotUnusable
 from engine.index.vectors import EXACT_LIMIT, Floats, Keys, Vectors
 from engine.text.words import WORDS_VERSION, stems
 
-__all__ = ["CubeIndex", "Entry", "Filter", "Hits", "Question"]
+__all__ = ["CubeIndex", "Entry", "Facts", "Filter", "Hits", "Question"]
 
 FORMAT = 1
 PASSAGE_BITS = 8  # the key of a vector: row << 8 | number of the passage
@@ -61,9 +61,16 @@ class Hits:
     timed: Flags
     changes: NDArray[np.int8]
     in_period: Flags
-    previous: NDArray[np.int64]  # labels of the turns beside it, or -1
-    following: NDArray[np.int64]
     sessions: Times  # when each session of the cube's allowed memories began, ascending
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Of one memory: its id, the stems of the query that it holds itself, the ids of the turns beside it."""
+
+    id: str
+    held: tuple[str, ...]
+    beside: tuple[str, ...]
 
 
 class CubeIndex:
@@ -142,17 +149,17 @@ class CubeIndex:
                 whole, nearest = whole[pool], nearest[pool]
             return self._hits(question, pool, words[pool], whole, nearest, allowed)
 
-    def ids(self, labels: Sequence[int]) -> list[str | None]:
-        """The ids behind labels; None for one that has left in the meantime."""
+    def facts(self, labels: Sequence[int], query_stems: Sequence[str]) -> list[Facts | None]:
+        """What there is to say about found memories; None for one that has left in the meantime."""
         with self._lock.read():
             rows = (self._rows.row_of.get(label) for label in labels)
-            return [None if row is None else self._rows.ids[row] for row in rows]
+            return [None if row is None else self._facts_of(row, query_stems) for row in rows]
 
-    def holds(self, label: int, query_stems: Sequence[str]) -> Flags:
-        """Which of the stems the memory itself holds."""
-        with self._lock.read():
-            row = self._rows.row_of.get(label)
-            return np.zeros(len(query_stems), np.bool_) if row is None else self._lexical.holds(row, query_stems)
+    def _facts_of(self, row: int, query_stems: Sequence[str]) -> Facts:
+        ids, columns = self._rows.ids, self._rows.columns
+        beside = [int(columns[name][row]) for name in ("previous", "following")]
+        held = self._lexical.holds(row, query_stems)
+        return Facts(ids[row] or "", held, tuple(ids[other] or "" for other in beside if other >= 0))
 
     def _meaning(self, vector: Floats | None, allowed: Flags) -> tuple[Floats | None, Floats | None, NDArray[np.int64]]:
         """Cosines of every row (None: too many rows to compute them all), and the nearest rows, best first."""
@@ -193,7 +200,6 @@ class CubeIndex:
         during = np.zeros(rows.size, np.bool_) if question.period is None else rows.during(*question.period)
         held = np.zeros(len(moments), np.bool_)
         held[rows["session"][allowed]] = True
-        labels = np.append(rows["label"], -1)  # the link -1 leads to the label -1
         return Hits(
             label=rows["label"][pool],
             words=words,
@@ -206,8 +212,6 @@ class CubeIndex:
             timed=rows["timed"][pool],
             changes=rows["changes"][pool],
             in_period=during[pool],
-            previous=labels[rows["previous"][pool]],
-            following=labels[rows["following"][pool]],
             sessions=np.sort(moments[held]),
         )
 
@@ -225,7 +229,7 @@ class CubeIndex:
             if self._vectors is not None:
                 members.update(self._vectors.members())
             members["about.json"] = json.dumps({"dimension": self.dimension}).encode()
-            snapshot.write(folder, revision, _facts(facts), members)
+            snapshot.write(folder, revision, _with_rules(facts), members)
 
     @classmethod
     def load(cls, folder: Path, facts: Mapping[str, Any]) -> tuple[CubeIndex, int]:
@@ -234,7 +238,7 @@ class CubeIndex:
         Raises:
             SnapshotUnusable: there is none that is whole and was made under these facts.
         """
-        found = snapshot.read(folder, _facts(facts))
+        found = snapshot.read(folder, _with_rules(facts))
         try:
             index = cls(json.loads(found.content("about.json"))["dimension"])
             index._rows = Rows.load(found.content("rows.npz"), found.content("names.json"))
@@ -248,7 +252,7 @@ class CubeIndex:
         return index, found.revision
 
 
-def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _with_rules(facts: Mapping[str, Any]) -> dict[str, Any]:
     """With the rules by which the index was made: what other rules made is made anew."""
     return {**facts, "index": {"format": FORMAT, "words": WORDS_VERSION, "passages": PASSAGES_VERSION}}
 

@@ -184,10 +184,13 @@ class Lexical:
             times[touched] = 0
         return total[:size]
 
-    def holds(self, row: int, stems: Sequence[str]) -> NDArray[np.bool_]:
-        """Which of the stems the row itself holds, shape [len(stems)]."""
-        own = set(self._forward.get(row, np.empty(0, np.int32)).tolist())
-        return np.array([self._terms.get(stem, -1) in own for stem in stems], np.bool_)
+    def holds(self, row: int, stems: Sequence[str]) -> tuple[str, ...]:
+        """Those of the stems that the row itself holds."""
+        own = self._forward.get(row)
+        if own is None:
+            return ()
+        terms = set(own.tolist())
+        return tuple(stem for stem in stems if self._terms.get(stem) in terms)
 
     def _posting(self, stem: str) -> _Posting | None:
         term = self._terms.get(stem)

@@ -15,7 +15,7 @@ from datetime import datetime
 
 import numpy as np
 
-from engine.index.cube_index import CubeIndex, Filter, Question
+from engine.index.cube_index import CubeIndex, Facts, Filter, Question
 from engine.index.lexical import Counts
 from engine.index.rows import microseconds
 from engine.index.vectors import Floats
@@ -27,7 +27,7 @@ from engine.recall.query import Query, understand
 from engine.recall.rivals import Ranked, newest_first
 
 MAX_STEMS = 64  # of a very long query the most telling words; the rest only costs time
-SPARE = 32  # candidates beyond the limit: the vault may have let some go in the meantime
+SPARE = 16  # candidates beyond the limit: the vault may have let some go in the meantime
 DIGITS = 6  # differences below are rounding, and must not decide an order
 NEAR = 0.3  # a cosine worth mentioning
 
@@ -77,9 +77,9 @@ def rank(request: Recall, indexes: Mapping[str, CubeIndex], query_vector: Floats
     ranked = newest_first(pool.hits, pool.total) if query.present else Ranked(pool.total)
     order = np.lexsort((pool.hits.label, pool.cube, -np.round(ranked.total, DIGITS)))[: request.limit + SPARE]
     evidence = _evidence(pool, worth, query_vector)
-    found = _Found(names, [indexes[name] for name in names], query, worth, pool, ranked)
+    answer = _Answer(query, worth.stems, pool, ranked)
     return Ranking(
-        candidates=_candidates(found, order.tolist(), scores(evidence, ranked.total)),
+        candidates=_candidates(names, indexes, answer, order.tolist(), scores(evidence, ranked.total)),
         nothing_relevant=not len(order) or nothing_relevant(evidence),
     )
 
@@ -91,6 +91,16 @@ class _Worth:
     stems: tuple[str, ...]
     idf: Floats
     average_length: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the reasons are read from."""
+
+    query: Query
+    stems: tuple[str, ...]
+    pool: Pool
+    ranked: Ranked
 
 
 def _understood(text: str, indexes: Mapping[str, CubeIndex], now: datetime | None) -> Query:
@@ -129,54 +139,45 @@ def _evidence(pool: Pool, worth: _Worth, vector: Floats | None) -> Evidence:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What the reasons are read from; `pool.cube` counts `names` and `indexes`."""
-
-    names: list[str]
-    indexes: list[CubeIndex]
-    query: Query
-    worth: _Worth
-    pool: Pool
-    ranked: Ranked
-
-    def id(self, place: int) -> str | None:
-        return self.ids(place, [int(self.pool.hits.label[place])])[0]
-
-    def ids(self, place: int, labels: list[int]) -> list[str | None]:
-        """Ids of memories in the cube of the candidate at `place`."""
-        return self.indexes[int(self.pool.cube[place])].ids(labels)
-
-
-def _candidates(found: _Found, order: list[int], score: Scores) -> tuple[Candidate, ...]:
-    result = []
-    for place in order:
-        id = found.id(place)
-        if id is not None:  # else it was removed since the search
-            cube, label = found.names[int(found.pool.cube[place])], int(found.pool.hits.label[place])
-            result.append(Candidate(cube, label, id, round(float(score[place]), 4), _why(found, place)))
-    return tuple(result)
-
-
-def _why(found: _Found, place: int) -> tuple[str, ...]:
-    hits, query, stems = found.pool.hits, found.query, found.worth.stems
-    reasons = []
-    held = found.indexes[int(found.pool.cube[place])].holds(int(hits.label[place]), stems)
-    if held.any():
-        told_by = dict(query.told_by)
-        reasons.append(
-            "words: " + ", ".join(told_by[stem] for stem, is_held in zip(stems, held, strict=True) if is_held)
+def _candidates(
+    names: list[str], indexes: Mapping[str, CubeIndex], answer: _Answer, order: list[int], score: Scores
+) -> tuple[Candidate, ...]:
+    """The candidates at these places, best first, with what their indexes say of them."""
+    pool = answer.pool
+    said: dict[int, Facts] = {}
+    for number, name in enumerate(names):
+        places = [place for place in {*order, *answer.ranked.overtaken.values()} if pool.cube[place] == number]
+        labels = [int(pool.hits.label[place]) for place in places]
+        found = zip(places, indexes[name].facts(labels, answer.stems), strict=True)
+        said.update({place: facts for place, facts in found if facts is not None})
+    return tuple(
+        Candidate(
+            cube=names[int(pool.cube[place])],
+            label=int(pool.hits.label[place]),
+            id=said[place].id,
+            score=round(float(score[place]), 4),
+            why=_why(answer, said, place),
         )
-    elif hits.words[place] > 0:
-        beside = found.ids(place, [int(hits.previous[place]), int(hits.following[place])])
-        reasons.append("neighbour of " + " and ".join(id for id in beside if id is not None))
+        for place in order
+        if place in said  # else it was removed since the search
+    )
+
+
+def _why(answer: _Answer, said: Mapping[int, Facts], place: int) -> tuple[str, ...]:
+    hits, query = answer.pool.hits, answer.query
+    reasons = []
+    if said[place].held:
+        told_by = dict(query.told_by)
+        reasons.append("words: " + ", ".join(told_by[stem] for stem in said[place].held))
+    elif hits.words[place] > 0 and said[place].beside:
+        reasons.append("neighbour of " + " and ".join(said[place].beside))
     if hits.nearest[place] >= NEAR:
         reasons.append(f"meaning {hits.nearest[place]:.2f}")
     if hits.spoken[place]:
         reasons.append("spoken by " + ", ".join(query.speakers))
     if hits.in_period[place]:
         reasons.append("of the time asked about")
-    older = found.ranked.overtaken.get(place)
-    if older is not None:
-        reasons.append(f"newer than {found.id(older)}")
+    older = answer.ranked.overtaken.get(place)
+    if older is not None and older in said:
+        reasons.append(f"newer than {said[older].id}")
     return tuple(reasons)
