@@ -32,7 +32,7 @@ from engine.operations import (
     Recollection,
 )
 from engine.parts import Parts, readable_cubes
-from engine.recall import Candidate, Ranking, fit, rank
+from engine.recall import Candidate, Ranking, fit, meaning, rank
 from engine.vault import Transaction, queries
 from engine.vault.rows import stored_time
 
@@ -64,8 +64,9 @@ class Recalling:
         names = [cube.name for cube in readable_cubes(parts, request.cubes, caller)]
         now = request.as_of or parts.clock.now()
         indexes, lacking = self._indexes(names, request.as_of)
-        vector, lacks_vectors = self._vector(request.query, indexes)
-        ranking = rank(request, {name: index for name, (index, _) in indexes.items()}, vector, now)
+        searched = {name: index for name, (index, _) in indexes.items()}
+        vector, lacks_vectors = self._vector(meaning(request.query, searched), indexes)
+        ranking = rank(request, searched, vector, now)
         found = self._read(ranking, request, now)
         kept = fit(found, request.limit, request.max_tokens)
         if use and request.as_of is None:
