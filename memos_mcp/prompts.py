@@ -22,6 +22,7 @@ from mcp_types import (
 from engine.operations import DEFAULT_CUBE, silent
 from memos_mcp.service import Context, caller_of
 from memos_mcp.tools.recall import RECALL
+from memos_mcp.tools.tool import plural
 from memos_mcp.wire import Arguments, CubeName, Query, encodable, parse, shown
 
 
@@ -66,7 +67,7 @@ async def _reflect(ctx: Context, arguments: dict[str, Any]) -> str:
     memos, caller = ctx.lifespan_context.memos, caller_of(ctx)
     view = await ctx.lifespan_context.read(lambda: memos.cube(cube, caller))
     return (
-        f"Tend the cube '{cube}', which holds {view.memories:,} memories.\n"
+        f"Tend the cube '{cube}', which holds {plural(view.memories, 'memory')}.\n"
         f"1. Call fuse with cube='{cube}' alone: it proposes groups worth fusing and changes nothing.\n"
         "2. Recall each group's memories. Where they say one thing in pieces, propose one text that keeps every "
         "number, date and name, and fuse them with it in content.\n"

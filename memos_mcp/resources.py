@@ -227,7 +227,7 @@ def _cursor(name: str) -> str:
 
 def _position(cursor: str) -> str:
     try:
-        return base64.urlsafe_b64decode(cursor.encode("ascii")).decode()
+        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
     except (ValueError, binascii.Error):
         raise MCPError(INVALID_PARAMS, "this cursor is none of ours: start again without one") from None
 

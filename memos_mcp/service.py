@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.abc
 import anyio.to_thread
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.server import ServerRequestContext
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from engine.errors import Cancelled, Invalid, NotAllowed, NotFound
-from engine.operations import OWNER, Caller, Principal, Progress, silent
+from engine.operations import OWNER, Caller, Principal, Progress
 from memos_mcp.connection import current_connection, operation_id
 from memos_mcp.subscriptions import Watchers
 from memos_mcp.wire import NOT_IN_A_LINE, shown
@@ -61,17 +60,11 @@ class Service:
         Raises:
             MemosError: as `work` raises it.
         """
-        stopped = threading.Event()
-        if (ctx.meta or {}).get("progress_token") is None and (ctx.meta or {}).get("progressToken") is None:
-            return await self._in_thread(work, _stoppable(silent, stopped), stopped)
-        send, receive = anyio.create_memory_object_stream[Report](float("inf"))
-        told = anyio.Event()
-        self.tasks.start_soon(_forward, ctx, receive, told)
+        stopped, reporter = threading.Event(), _Reporter(ctx, self.tasks)
         try:
-            return await self._in_thread(work, _stoppable(_Reporter(send), stopped), stopped)
+            return await self._in_thread(work, _stoppable(reporter, stopped), stopped)
         finally:
-            send.close()
-            await told.wait()
+            await reporter.end()
 
     async def _in_thread(self, work: Callable[[Progress], T], progress: Progress, stopped: threading.Event) -> T:
         try:
@@ -160,29 +153,46 @@ def _stoppable(progress: Progress, stopped: threading.Event) -> Progress:
 
 
 class _Reporter:
-    """Progress from any thread to the loop: rising, and not more often than a client can use."""
+    """Progress from any thread to the client: rising, and not more often than a client can use."""
 
-    def __init__(self, send: MemoryObjectSendStream[Report]) -> None:
-        self._send, self._loop = send, asyncio.get_running_loop()
+    def __init__(self, ctx: Context, tasks: anyio.abc.TaskGroup) -> None:
+        self._ctx, self._tasks, self._loop = ctx, tasks, asyncio.get_running_loop()
         self._done, self._sent_at = -1.0, float("-inf")
+        self._reports: list[Report] = []
+        self._arrived, self._told = anyio.Event(), anyio.Event()
+        self._telling = self._ended = False
 
     def __call__(self, done: float, total: float | None, message: str) -> None:
+        """Called by the engine, on whatever thread it works."""
         now = time.monotonic()
         if done <= self._done or (now - self._sent_at < PROGRESS_EVERY_S and done != total):
             return
         self._done, self._sent_at = done, now
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._offer, (done, total, message))
+            self._loop.call_soon_threadsafe(self._take, (done, total, message))
 
-    def _offer(self, report: Report) -> None:
-        with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the request is answered
-            self._send.send_nowait(report)
+    def _take(self, report: Report) -> None:
+        if self._ended:
+            return
+        self._reports.append(report)
+        self._arrived.set()
+        if not self._telling:
+            self._telling = True
+            self._tasks.start_soon(self._tell)
 
+    async def _tell(self) -> None:
+        try:
+            while self._reports or not self._ended:
+                await self._arrived.wait()
+                self._arrived, reports, self._reports = anyio.Event(), self._reports, []
+                for done, total, message in reports:
+                    await self._ctx.session.report_progress(done, total, message)
+        finally:
+            self._told.set()
 
-async def _forward(ctx: Context, reports: MemoryObjectReceiveStream[Report], told: anyio.Event) -> None:
-    try:
-        async with reports:
-            async for done, total, message in reports:
-                await ctx.session.report_progress(done, total, message)
-    finally:
-        told.set()
+    async def end(self) -> None:
+        """Have what was reported told before the answer."""
+        self._ended = True
+        self._arrived.set()
+        if self._telling:
+            await self._told.wait()

@@ -45,6 +45,10 @@ MAX_BODY_BYTES = 8 * 1024 * 1024  # the longest content there may be, escaped at
 MAX_SESSIONS = 1_000
 SESSION_IDLE_S = 1_800.0
 SHUTDOWN_S = 3
+NOT_A_MESSAGE = (
+    b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":'
+    b'"Invalid request: the body must be one JSON-RPC 2.0 request, notification or response"}}'
+)
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
@@ -122,7 +126,7 @@ def http_app(
 
     return Starlette(
         routes=[
-            Route(MCP_PATH, StreamableHTTPASGIApp(sessions)),
+            Route(MCP_PATH, PlainRefusals(StreamableHTTPASGIApp(sessions))),
             Route(SSE_PATH, on_sse, methods=["GET"]),
             Mount(MESSAGES_PATH, sse.handle_post_message),
             Route(HEALTH_PATH, on_health, methods=["GET"]),
@@ -186,6 +190,31 @@ class Gate:
         scope["user"] = AuthenticatedUser(known)  # sessions are bound to who opened them
         scope[PRINCIPAL_KEY] = token.principal
         return None
+
+
+class PlainRefusals:
+    """A message that is no JSON-RPC is refused in one sentence: the SDK repeats its parser's findings at length."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start: Message | None = None
+
+        async def plain(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start" and message["status"] == 400:
+                start = message
+            elif start is None:
+                await send(message)
+            elif message["type"] == "http.response.body":
+                body = NOT_A_MESSAGE if b"alidation error" in message.get("body", b"") else message.get("body", b"")
+                headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+                await send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+                await send({**message, "body": body})
+                start = None
+
+        await self._app(scope, receive, plain)
 
 
 def _expected(settings: HttpSettings) -> TransportSecuritySettings:

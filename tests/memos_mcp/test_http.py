@@ -1,0 +1,263 @@
+"""MCP over HTTP: both eras and SSE on one address, and who is let in."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+from mcp.client.session import ClientSession
+from mcp.client.sse import sse_client
+
+from engine.errors import Conflict, Corrupt, Expired, Invalid, NotAllowed, NotFound
+from engine.memos import MemOS
+from engine.operations import Caller, Remember
+from memos_mcp.auth import FILE, TokenFile, create_token, list_tokens, revoke_token
+from memos_mcp.transports import LOOPBACK, HttpSettings, check_bind, is_loopback
+from tests.memos_mcp.serving import ERAS, START, VERSION, Era, HandClock, remember
+from tests.memos_mcp.web import BOTH, LATEST_LEGACY, Reply, Web, serving_http
+
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 0,
+    "method": "initialize",
+    "params": {"protocolVersion": LATEST_LEGACY, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def web(memos: MemOS, folder: Path, clock: HandClock) -> Iterator[Web]:
+    with serving_http(memos, folder, clock=clock) as served:
+        yield served
+
+
+@pytest.fixture
+def guarded(memos: MemOS, folder: Path, clock: HandClock) -> Iterator[Web]:
+    """Served as on an address that other machines reach."""
+    with serving_http(memos, folder, HttpSettings(port=0, require_token=True), clock) as served:
+        yield served
+
+
+def initialize(web: Web, **headers: str) -> Reply:
+    usual = {"Content_Type": "application/json", "Accept": BOTH}
+    return web.send("POST", "/mcp", json.dumps(INITIALIZE).encode(), **{**usual, **headers})
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+# --- what is served ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("era", ERAS)
+async def test_both_eras_remember_and_recall_on_one_address(web: Web, era: Era) -> None:
+    async with Client(f"{web.url}/mcp", mode=era) as client:
+        kept = await remember(client, "The kiln reaches 1,280 degrees.")
+        found = await client.call_tool("recall", {"query": "How hot is the kiln?"})
+    assert [memory["id"] for memory in found.structured_content["memories"]] == [kept]
+
+
+@pytest.mark.anyio
+async def test_the_old_sse_transport_works_and_is_marked_deprecated(web: Web) -> None:
+    async with sse_client(f"{web.url}/sse") as (read, write), ClientSession(read, write) as session:
+        await session.initialize()
+        result = await session.call_tool("remember", {"content": "The attic is dry."})
+    assert not result.is_error
+
+    def headers() -> dict[str, str]:
+        import http.client
+
+        connection = http.client.HTTPConnection(LOOPBACK, web.port, timeout=60)
+        try:
+            connection.request("GET", "/sse")
+            return {name.lower(): value for name, value in connection.getresponse().getheaders()}
+        finally:
+            connection.close()
+
+    assert "deprecation" in await anyio.to_thread.run_sync(headers)
+
+
+def test_health_tells_that_it_is_up_and_its_version_and_nothing_else(guarded: Web) -> None:
+    reply = guarded.send("GET", "/health")
+    assert (reply.status, json.loads(reply.text)) == (200, {"ok": True, "version": VERSION})
+
+
+def test_what_is_not_served_is_not_found(web: Web) -> None:
+    assert web.send("GET", "/elsewhere").status == 404
+
+
+# --- hosts, origins, sizes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/sse", "/messages/", "/health"])
+def test_a_host_that_is_not_expected_is_refused_everywhere(web: Web, path: str) -> None:
+    assert web.send("GET", path, Host="evil.example").status == 421
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1.evil.example"])
+def test_an_origin_that_is_not_expected_is_refused(web: Web, origin: str) -> None:
+    assert initialize(web, Origin=origin).status == 403
+
+
+def test_a_local_origin_is_let_in(web: Web) -> None:
+    assert initialize(web, Origin=f"http://localhost:{web.port}").status == 200
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(memos: MemOS, folder: Path) -> None:
+    with serving_http(memos, folder, HttpSettings(port=0, max_body_bytes=10_000)) as web:
+        assert web.modern("tools/call", {"name": "recall", "arguments": {"query": "x" * 20_000}}).status == 413
+        assert initialize(web).status == 200
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_token_there_is_a_challenge(guarded: Web) -> None:
+    reply = initialize(guarded)
+    assert reply.status == 401
+    assert reply.headers["www-authenticate"] == 'Bearer realm="memos-mcp"'
+    assert "Authorization: Bearer" in reply.text
+
+
+@pytest.mark.parametrize("header", ["Bearer wrong", "Bearer", "Basic dXNlcjpwYXNz", "Bearer " + "x" * 5_000])
+def test_a_wrong_token_is_refused_on_loopback_too(web: Web, guarded: Web, header: str) -> None:
+    for served in (web, guarded):
+        reply = initialize(served, Authorization=header)
+        assert reply.status == 401
+        assert 'error="invalid_token"' in reply.headers["www-authenticate"]
+
+
+def test_a_token_lets_in_until_it_expires_and_the_refusal_says_so(guarded: Web, folder: Path, clock: HandClock) -> None:
+    token = create_token(folder, "laptop", clock.now(), expires_in_days=1)
+    assert initialize(guarded, **bearer(token)).status == 200
+    clock.pass_by(days=1)
+    reply = initialize(guarded, **bearer(token))
+    assert reply.status == 401
+    assert "'laptop' expired at 2026-11-21" in reply.headers["www-authenticate"]
+    assert json.loads(reply.text)["error"]["code"] == "Expired"
+
+
+def test_a_revoked_token_ends_at_once(guarded: Web, folder: Path) -> None:
+    token = create_token(folder, "phone", START)
+    assert initialize(guarded, **bearer(token)).status == 200
+    revoke_token(folder, "phone")
+    assert initialize(guarded, **bearer(token)).status == 401
+
+
+def test_a_token_sees_and_changes_only_what_its_scopes_allow(memos: MemOS, guarded: Web, folder: Path) -> None:
+    memos.remember(Remember(content="The vault code is known to Ida.", cube="private"), Caller())
+    memos.remember(Remember(content="The team lunch is on Monday.", cube="team"), Caller())
+    token = bearer(create_token(folder, "colleague", START, scopes=["read:team"]))
+
+    def call(name: str, **arguments: Any) -> dict[str, Any]:
+        result: dict[str, Any] = guarded.modern("tools/call", {"name": name, "arguments": arguments}, **token).message
+        return result["result"]  # type: ignore[no-any-return]
+
+    found = call("recall", query="the vault code or the team lunch")["structuredContent"]["memories"]
+    assert {memory["cube"] for memory in found} == {"team"}
+    assert call("recall", query="code", cubes=["private"])["isError"]
+    refused = call("remember", content="A note.", cube="team")
+    assert refused["content"][0]["text"].startswith("NotAllowed: ")
+    assert call("remember", content="A note.", cube="private")["isError"]
+    read = guarded.modern("resources/read", {"uri": "memos://cubes"}, **token).message
+    assert [cube["name"] for cube in json.loads(read["result"]["contents"][0]["text"])["cubes"]] == ["team"]
+
+
+def test_a_session_belongs_to_the_token_that_opened_it(guarded: Web, folder: Path) -> None:
+    ours, theirs = (bearer(create_token(folder, name, START)) for name in ("ours", "theirs"))
+    session = initialize(guarded, **ours).headers["mcp-session-id"]
+    ping = json.dumps({"jsonrpc": "2.0", "id": 2, "method": "ping"}).encode()
+    usual = {"Content_Type": "application/json", "Accept": BOTH, "Mcp_Session_Id": session}
+    assert guarded.send("POST", "/mcp", ping, **usual, **theirs).status == 404
+    assert guarded.send("POST", "/mcp", ping, **usual, **ours).status == 200
+
+
+def test_one_token_s_operation_is_not_another_s(guarded: Web, folder: Path) -> None:
+    params = {
+        "name": "remember",
+        "arguments": {"content": "The boat is green.", "cube": "shared"},
+        "_meta": {"io.memos/operation": "op-1"},
+    }
+    statuses = []
+    for name in ("one", "two"):
+        token = bearer(create_token(folder, name, START))
+        message = guarded.modern("tools/call", params, **token).message
+        statuses.append(message["result"]["structuredContent"]["stored"][0]["status"])
+    assert statuses == ["added", "duplicate"]
+
+
+def test_the_file_holds_no_token_and_is_readable_by_the_owner_alone(tmp_path: Path) -> None:
+    token = create_token(tmp_path, "laptop", START, scopes=["read", "write:work"], expires_in_days=30)
+    path = tmp_path / FILE
+    assert token.removeprefix("memos_") not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (listed,) = list_tokens(tmp_path)
+    assert (listed.name, listed.scopes, listed.created_at) == ("laptop", ("read", "write:work"), START)
+    assert TokenFile(tmp_path).check(token, START) == listed
+    assert not listed.principal.owner
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("owner", {}),
+        ("", {}),
+        ("a b", {}),
+        ("x" * 65, {}),
+        ("ok", {"scopes": []}),
+        ("ok", {"scopes": ["everything"]}),
+        ("ok", {"scopes": ["read:"]}),
+        ("ok", {"scopes": ["read:a/b"]}),
+        ("ok", {"expires_in_days": 0}),
+        ("ok", {"expires_in_days": float("nan")}),
+    ],
+)
+def test_a_token_that_breaks_a_rule_is_not_made(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(Invalid):
+        create_token(tmp_path, name, START, **options)
+    assert list_tokens(tmp_path) == ()
+
+
+def test_tokens_have_one_name_each_and_damage_is_told(tmp_path: Path) -> None:
+    create_token(tmp_path, "laptop", START)
+    with pytest.raises(Conflict, match="'laptop' exists"):
+        create_token(tmp_path, "laptop", START)
+    with pytest.raises(NotFound, match="there are laptop"):
+        revoke_token(tmp_path, "phone")
+    with pytest.raises(NotAllowed):
+        TokenFile(tmp_path).check("memos_guess", START)
+    late = create_token(tmp_path, "late", START, expires_in_days=1)
+    with pytest.raises(Expired):
+        TokenFile(tmp_path).check(late, START.replace(year=2027))
+    (tmp_path / FILE).write_text("[]")
+    with pytest.raises(Corrupt, match="create the tokens anew"):
+        list_tokens(tmp_path)
+
+
+# --- where to bind ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.10", "memory.example", "127.0.0.1.example"])
+def test_other_machines_are_let_in_only_when_there_are_tokens(tmp_path: Path, host: str) -> None:
+    assert not is_loopback(host)
+    with pytest.raises(Invalid, match="create one first"):
+        check_bind(host, ())
+    create_token(tmp_path, "laptop", START)
+    check_bind(host, list_tokens(tmp_path))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.8.8.8"])
+def test_loopback_needs_no_token(host: str) -> None:
+    check_bind(host, ())
