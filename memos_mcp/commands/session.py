@@ -8,9 +8,12 @@ failure reaches the person as one line, whatever went wrong on the way.
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from engine.errors import MemosError, Unavailable
@@ -136,4 +139,20 @@ class Session:
                     "wait for it, or end it, then try again"
                 )
             time.sleep(LOOK_AGAIN_S)
+        while pid is not None and _exists(pid) and time.monotonic() < deadline:
+            time.sleep(LOOK_AGAIN_S)  # it has let go of everything and is on its way out
         return pid
+
+
+def _exists(pid: int) -> bool:
+    """Whether the process is there; one that has ended and waits for its parent to notice is not."""
+    if sys.platform == "win32":
+        return False  # asking there would end it
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:1]
+    except ProcessLookupError:
+        return False
+    except OSError:  # another's process by now; or a system without /proc, where the signal has told
+        return not Path("/proc/self").exists()
+    return state != [b"Z"]
