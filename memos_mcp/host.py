@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +54,8 @@ FAILURE_STAYS_S = 2.0  # a store that did not open: how long clients are told wh
 SWEEP_EVERY_S = 60.0
 DRAIN_S = 10.0
 ACCEPT_AGAIN_S = 0.1
+ON_PURPOSE = frozenset({"stop", "SIGTERM", "SIGINT", "SIGHUP", "HTTP has ended"})
+"""Ends that somebody wanted: bridges then start another daemon only when there is work."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Host:
 
     async def serve(self, listener: SocketListener) -> None:
         """Until something ends it: a signal, a request, idleness, or a store that does not open."""
+        self._loop = asyncio.get_running_loop()
         self._catch_signals()
         async with anyio.create_task_group() as tasks:
             for work in (self._open, self._sweep, self._end_when_idle):
@@ -133,15 +137,23 @@ class Host:
     # --- tasks ---
 
     def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-
         def end(number: int, frame: object) -> None:
-            loop.call_soon_threadsafe(self.end, signal.Signals(number).name)
+            self._end_from_elsewhere(signal.Signals(number).name)
 
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
         if sys.platform != "win32":
             signal.signal(signal.SIGHUP, end if self.foreground else signal.SIG_IGN)
+
+    def _end_from_elsewhere(self, why: str) -> None:
+        with suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self.end, why)
+
+    def _end_with_the_store(self) -> None:
+        """A database that has given up can be opened again only by another process: make room for one."""
+        assert self.opened is not None
+        self.opened.memos.failed.wait()
+        self._end_from_elsewhere("the store has failed")
 
     async def _open(self) -> None:
         started = time.monotonic()
@@ -157,10 +169,11 @@ class Host:
             async with self.opened.server.lifespan(self.opened.server) as self._lifespan:
                 self._busy_at = time.monotonic()
                 self._ready.set()
-                if self._http is None:
-                    await anyio.sleep_forever()
-                else:
+                threading.Thread(target=self._end_with_the_store, daemon=True).start()
+                if self._http is not None:
                     await self._http(self, self.opened, self._lifespan)
+                    self.end("HTTP has ended")
+                await anyio.sleep_forever()  # the lifespan lasts until everything is drained
 
     async def _fail(self, error: MemosError) -> None:
         logger.error("%s: %s", error.code, error)
@@ -192,7 +205,7 @@ class Host:
 
     async def _drain(self) -> None:
         """Let what is in flight finish. The clients of a daemon that was stopped on purpose are told so."""
-        on_purpose = self.ended_because != "handover"
+        on_purpose = self.ended_because in ON_PURPOSE
         with anyio.move_on_after(DRAIN_S):
             async with anyio.create_task_group() as tasks:
                 for bridge in self._bridges:
