@@ -23,7 +23,7 @@ _CANDIDATE = re.compile(
 )
 _POSSESSIVE = re.compile(r"['’]s?$")
 _SENTENCE_START = re.compile(r"(?:^|[.!?…:;\n\"“(*#>]|[-•]\s)\s*$")
-_NAME_VERB = re.compile(r"\s(?:is|was|has|had|said|told|went|got|met|and\s[A-Z]|[a-z]{3,}(?:s|ed))\b")
+_NAME_VERB = re.compile(r"\s(?:is|was|has|had|said|told|went|got|met|and\s[A-Z]|[a-z]{3,}(?:s|ed))\b(?!:)")
 _COMMON = frozenset(
     word
     for line in (

@@ -30,6 +30,7 @@ from engine.text.calendar import (
     weekday_near,
     year_span,
 )
+from engine.text.clock_times import WEEKDAY_NAMES, compiled
 from engine.text.tables import word_list
 
 
@@ -49,11 +50,10 @@ _NUMBER = (
     r"|a\s+couple(?:\s+of)?|a\s+few|several)"
 )
 _UNIT = r"(?P<unit>minutes?|mins?|hours?|hrs?|days?|weeks?|fortnights?|months?|years?|decades?)\b"
-_WEEKDAYS = r"monday|tuesday|wednesday|thursday|friday|saturday|sunday"
 _SHORT_WEEKDAYS = r"(?-i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
-_WEEKDAY = rf"(?P<weekday>{_WEEKDAYS})\b(?!s\b)"
-_WEEKDAY_SHORT = rf"(?P<weekday>{_WEEKDAYS}|{_SHORT_WEEKDAYS})\b"
-_LEADING_WEEKDAY = rf"(?:(?:{_WEEKDAYS}|{_SHORT_WEEKDAYS})\b,? )?"
+_WEEKDAY = rf"(?P<weekday>{WEEKDAY_NAMES})\b(?!s\b)"
+_WEEKDAY_SHORT = rf"(?P<weekday>{WEEKDAY_NAMES}|{_SHORT_WEEKDAYS})\b"
+_LEADING_WEEKDAY = rf"(?:(?:{WEEKDAY_NAMES}|{_SHORT_WEEKDAYS})\b,? )?"
 _LONG_MONTHS = r"january|february|april|june|july|september|october|november|december"
 _SHORT_MONTHS = r"jan|feb|apr|jun|jul|sept?|oct|nov|dec|(?-i:Mar|Aug)"
 _MONTH = (
@@ -74,17 +74,12 @@ _NOT_A_YEAR = (
 )
 
 TRIGGER = re.compile(
-    r"\b(?:today|yesterday|tomorrow|tonight|last|next|this|coming|past|ago|later|earlier|from now|in|within|before|after|"
-    r"since|during|following|spring|summer|autumn|winter|noon|midnight|"
+    r"\b(?:today|yesterday|tomorrow|tonight|last|next|this|coming|past|ago|later|earlier|from now|"
+    r"in|within|before|after|since|during|following|spring|summer|autumn|winter|noon|midnight|"
     r"(?:mon|tues|wednes|thurs|fri|satur|sun)day|(?-i:Mon|Tue|Wed|Thu|Fri|Sat|Sun)|\d{1,4}(?:st|nd|rd|th|am|pm)?|"
     rf"{_LONG_MONTHS}|{_SHORT_MONTHS}|march|may|august)\b",
     re.IGNORECASE,
 )
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """With each space standing for white space within a line, or a line end before a word."""
-    return re.compile(pattern.replace(" ", r"(?:[^\S\n]+|[^\S\n]*\n[^\S\n]*(?=[a-z]))"), re.IGNORECASE)
 
 
 def _count(text: str) -> int:
@@ -116,7 +111,7 @@ def _side(text: str) -> int:
 
 def _iso(m: re.Match[str], c: Context) -> Span | None:
     start = datetime(int(m["year"]), int(m["m"]), int(m["d"]))
-    if m["hour"] is None:
+    if not m["hour"]:
         return day_span(start)
     start = start.replace(hour=int(m["hour"]), minute=int(m["minute"]), second=int(m["second"] or 0))
     length = timedelta(seconds=1) if m["second"] else timedelta(minutes=1)
@@ -307,7 +302,7 @@ def _following(m: re.Match[str], c: Context) -> Span | None:
 
 
 RULES = tuple(
-    Rule(name, _compiled(pattern), resolve)
+    Rule(name, compiled(pattern), resolve)
     for name, pattern, resolve in (
         (
             "2024-03-05, 2024-03-05T10:00Z",
@@ -411,21 +406,3 @@ RULES = tuple(
         ),
     )
 )
-
-# --- clock times, which join the day beside them -----------------------------------------------------------------
-
-_CLOCK_TIME = (
-    r"(?:(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))?\s?(?P<half>[ap])\.?m\b\.?"
-    r"|(?P<hour24>[01]?\d|2[0-3]):(?P<minute24>[0-5]\d)(?![:\d])|(?P<word>noon|midnight)\b)"
-)
-CLOCK_AFTER = _compiled(rf"(?:,|\s)?\s*(?:at |around |about |by |from |@\s?)?{_CLOCK_TIME}")
-PART_AFTER = re.compile(r"\s+(?:in\s+the\s+)?(?P<part>morning|afternoon|evening|night)\b", re.IGNORECASE)
-CLOCK = _compiled(
-    rf"\b(?:at|around|by|until) (?:about |around )?{_CLOCK_TIME}"
-    rf"|(?<![\w:.])(?=\d){_CLOCK_TIME.replace('(?P<', '(?P<x')}"
-)
-CLOCK_BEFORE_GAP = re.compile(r"(?:\s+on|,)?\s*\Z", re.IGNORECASE)
-BESIDE = re.compile(
-    rf"\b(?:the\s+)?(?P<unit>day|week|weekend|month|year|{_WEEKDAYS})\s+(?P<side>before|after)\s+\Z", re.IGNORECASE
-)
-SINCE = re.compile(r"\bsince\s+(?:about\s+|around\s+|the\s+)?\Z", re.IGNORECASE)

@@ -25,7 +25,8 @@ from typing import NamedTuple
 
 from cubes import Mention
 from engine.text.calendar import DAY_PARTS, Context, Span, beside_day, day_span
-from engine.text.date_rules import BESIDE, CLOCK, CLOCK_AFTER, CLOCK_BEFORE_GAP, PART_AFTER, RULES, SINCE, TRIGGER
+from engine.text.clock_times import BESIDE, CLOCK, CLOCK_AFTER, CLOCK_BEFORE_GAP, PART_AFTER, SINCE
+from engine.text.date_rules import RULES, TRIGGER
 
 WINDOW_BEFORE_CHARS = 48  # how far an expression reaches before its telling word, and after it
 WINDOW_AFTER_CHARS = 64

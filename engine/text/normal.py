@@ -67,12 +67,7 @@ def canonical(text: str) -> list[Word]:
     words = [part for word in words for part in _expanded(word)]
     words = _with_numbers(words)
     words = list(_without_articles(words))
-    words = [
-        word
-        for word, after in zip(words, [*words[1:], None], strict=True)
-        if not (word.text == "," and after is not None and after.text in {"and", "or", "but"})
-    ]
-    return _front_moved(words)
+    return _front_moved(list(_without_commas_before_and(words)))
 
 
 def _surface(text: str) -> Iterator[Word]:
@@ -80,10 +75,12 @@ def _surface(text: str) -> Iterator[Word]:
     quoted: set[str] = set()  # the quotes that stand open
     for chunk in text.translate(_QUOTES).split():
         core, closing = chunk, ""
-        while core and core[0] in _OPENING and len(core) > 1:
-            yield Word(core[0], core[0])
-            quoted.add(core[0])
-            core = core[1:]
+        for char in core[:-1]:
+            if char not in _OPENING:
+                break
+            yield Word(char, char)
+            quoted.add(char)
+        core = core[0:-1].lstrip(_OPENING) + core[-1]
         stripped = core.rstrip(_CLOSING)
         if stripped:
             core, closing = stripped, core[len(stripped) :]
@@ -159,6 +156,8 @@ def _with_numbers(words: list[Word]) -> list[Word]:
             if joined:
                 result.append(Word(joined, f"{word.shown} {words[index + 1].shown}"))
                 index += 2
+                if "." in following and index < len(words) and words[index].text == ".":
+                    index += 1  # the dot is the abbreviation's
                 continue
         result.append(_written(word))
         index += 1
@@ -229,6 +228,13 @@ def _without_articles(words: list[Word]) -> Iterator[Word]:
                 and following.text[:1].isalnum()
             ):
                 continue
+        yield word
+
+
+def _without_commas_before_and(words: list[Word]) -> Iterator[Word]:
+    for index, word in enumerate(words):
+        if word.text == "," and index + 1 < len(words) and words[index + 1].text in {"and", "or", "but"}:
+            continue
         yield word
 
 
