@@ -1,0 +1,86 @@
+"""The documentation says what is there: commands, make targets, files, variables and versions."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from memos_mcp.commands.arguments import COMMANDS, parser
+from memos_mcp.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("client_examples/*.md")])
+README = (ROOT / "README.md").read_text("utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+PLACEHOLDERS = {"…": "", "TEXT": "x", "FILE": "f", "PATH": "p", "N": "1"}
+
+
+def shown_commands() -> list[str]:
+    """Every `memos-mcp …` in code, in a block or in a line of a table."""
+    commands = []
+    for document in DOCUMENTS:
+        text = document.read_text("utf-8")
+        commands += re.findall(r"^\$ (memos-mcp .+)$", text, re.MULTILINE)
+        commands += re.findall(r"`(memos-mcp [a-z].*?)`", text)
+    return commands
+
+
+@pytest.mark.parametrize("command", shown_commands())
+def test_a_shown_command_is_one_that_there_is(command: str) -> None:
+    words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)[1:]]
+    try:
+        parser().parse_args([word for word in words if word])
+    except SystemExit as end:  # argparse's way to say that it does not know it
+        pytest.fail(f"{command}: exit code {end.code}")
+
+
+def test_every_command_is_in_the_readme() -> None:
+    for command in COMMANDS:
+        assert f"| `memos-mcp {command.name}" in README, command.name
+        for part in command.parts:
+            assert f"`token {part.name}" in README or f"memos-mcp token {part.name}" in README, part.name
+
+
+def test_every_make_target_that_is_shown_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    shown = set(re.findall(r"make ([a-z-]+)", README)) | set(re.findall(r"^make ([a-z-]+)", _ci(), re.MULTILINE))
+    assert {"demo", "test", "check", "bench"} <= shown
+    assert shown <= targets
+
+
+def test_continuous_integration_runs_the_tests_and_the_checks() -> None:
+    assert re.findall(r"^make .+$", _ci(), re.MULTILINE) == ["make test", "make check"]
+
+
+def test_every_link_to_a_file_leads_to_one() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text("utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    settings = (ROOT / "engine" / "settings.py").read_text("utf-8")
+    for name in sorted(set(re.findall(r'"(MEMOS_[A-Z_]+)"', settings))):
+        assert f"`{name}`" in README, name
+
+
+def test_the_configuration_in_the_readme_is_the_one_in_the_examples() -> None:
+    (block,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    example = ROOT / "client_examples" / "configurations" / "claude_desktop_config.json"
+    assert json.loads(block) == json.loads(example.read_text("utf-8"))
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert project["version"] == VERSION == newest[1]
+
+
+def _ci() -> str:
+    return (ROOT / ".ci" / "run").read_text("utf-8")
