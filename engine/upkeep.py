@@ -6,9 +6,11 @@ Each task is a function that can be run at any time and leaves a whole state; `M
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from engine.embeddings import SYSTEM
+from engine.errors import Corrupt
 from engine.indexer import SAVE_AFTER_CHANGES
 from engine.lifecycle.states import Step, state_after
 from engine.parts import Parts
@@ -95,20 +97,33 @@ def save_indexes(parts: Parts, *, all_: bool) -> None:
 
 
 def problems(parts: Parts) -> tuple[str, ...]:
-    """What is wrong with the store: a broken audit chain, memories without a place, indexes that miss some."""
-    found: list[str] = []
+    """What is wrong with the store: damaged bytes, a broken audit chain, memories or indexes that miss something."""
+    try:
+        return (*_vault_problems(parts), *_index_problems(parts))
+    except Corrupt as error:
+        return (str(error),)
+
+
+def _vault_problems(parts: Parts) -> list[str]:
     with parts.vault.reading() as connection:
-        found += broken_links(queries.audit_rows(connection))
+        queries.read_everything(connection)
+        found = broken_links(queries.audit_rows(connection))
         for says, sql in _CHECKS:
             rows = connection.execute(sql).fetchall()
             found += [f"{says}: {row[0]}" for row in rows]
+    return found
+
+
+def _index_problems(parts: Parts) -> Iterator[str]:
+    with parts.vault.reading() as connection:
         names = [cube.name for cube in queries.cubes(connection)]
-        for name in names:
-            ready = parts.indexes.ready(name)
+    # Not while reading: a compaction waits for readers, and the loading of an index may wait for the compaction.
+    for name in names:
+        ready, revision = parts.indexes.ready(name), parts.vault.revision
+        with parts.vault.reading() as connection:
             expected = queries.indexed(connection, name)
-            if ready is not None and len(ready[0]) != expected:
-                found.append(f"the index of cube {name!r} holds {len(ready[0])} memories, the vault {expected}")
-    return tuple(found)
+        if ready is not None and len(ready[0]) != expected and parts.vault.revision == revision:
+            yield f"the index of cube {name!r} holds {len(ready[0])} memories, the vault {expected}"
 
 
 _CHECKS = (

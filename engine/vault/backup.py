@@ -6,6 +6,7 @@ A backup is a compacted DuckDB file. Automatic ones stand in `<data>/backups`, n
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from datetime import UTC, datetime
@@ -20,6 +21,10 @@ from engine.vault.lock import FolderLock
 AUTOMATIC = "auto"
 PRE_MIGRATION = "before-schema-"
 SUFFIX = ".duckdb"
+PARTIAL = ".partial"  # a copy that is being written
+FRESH = ".fresh"  # a compacted vault that is about to take its place
+INCOMING = ".incoming"  # a backup that is about to take its place
+STAMPED = re.compile(r"\d{8}T\d{6}\.\d{6}Z-")  # the names that `backup_path` gives
 
 
 def backup_path(settings: Settings, now: datetime, label: str) -> Path:
@@ -29,8 +34,8 @@ def backup_path(settings: Settings, now: datetime, label: str) -> Path:
 
 
 def backup_names(settings: Settings) -> list[Path]:
-    """The backups in the data folder, oldest first."""
-    return sorted(settings.backups_folder.glob(f"*{SUFFIX}"))
+    """The backups that were made in the data folder, oldest first; what a person put there is not among them."""
+    return sorted(path for path in settings.backups_folder.glob(f"*{SUFFIX}") if STAMPED.match(path.name))
 
 
 def newest_backup(settings: Settings) -> Path | None:
@@ -46,13 +51,22 @@ def copy_database(connection: duckdb.DuckDBPyConnection, path: Path) -> Path:
     """
     if path.exists():
         raise Invalid(f"{path} exists: a backup never replaces a file; choose another name")
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for leftover in (partial, Path(f"{partial}.wal")):
-            leftover.unlink(missing_ok=True)
+        _remove(partial)
     except OSError as error:
         raise Invalid(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        _copy(connection, partial)
+        os.replace(partial, path)
+    except BaseException:
+        _remove(partial)
+        raise
+    return path
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, partial: Path) -> None:
     source = connection.execute("SELECT current_database()").fetchone()
     assert source is not None  # a SELECT without FROM has one row
     quoted = str(partial).replace("'", "''")
@@ -67,8 +81,20 @@ def copy_database(connection: duckdb.DuckDBPyConnection, path: Path) -> Path:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(partial, path)
-    return path
+
+
+def _remove(file: Path) -> None:
+    for path in (file, Path(f"{file}.wal")):
+        path.unlink(missing_ok=True)
+
+
+def remove_unfinished(settings: Settings) -> None:
+    """Remove what a killed process left of a copy that it was making: it may hold what is erased later."""
+    for folder in (settings.data, settings.backups_folder):
+        for path in folder.glob(f".*{PARTIAL}*"):
+            path.unlink(missing_ok=True)
+    for suffix in (FRESH, INCOMING):
+        _remove(settings.database.with_suffix(suffix))
 
 
 def check_backup(path: Path) -> None:
@@ -105,7 +131,7 @@ def restore_backup(settings: Settings, path: Path, now: datetime) -> Path | None
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FolderLock(settings.data / "vault.lock")
     try:
-        incoming = settings.database.with_suffix(".incoming")
+        incoming = settings.database.with_suffix(INCOMING)
         shutil.copyfile(path, incoming)
         os.chmod(incoming, 0o600)
         with duckdb.connect(str(incoming)) as connection:

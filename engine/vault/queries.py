@@ -220,6 +220,22 @@ def audit_rows(connection: Connection, *, since: int = 0, limit: int | None = No
         yield audit_row_of(row)
 
 
+def without_vectors(connection: Connection, cube: str, embedder: str) -> int:
+    """How many memories of a cube have no stored embedding of `embedder`."""
+    row = connection.execute(
+        "SELECT count(*) FROM memories WHERE cube = ? AND id NOT IN (SELECT id FROM embeddings WHERE embedder = ?)",
+        [cube, embedder],
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def read_everything(connection: Connection) -> None:
+    """Read every value of every table, so that damaged bytes are noticed."""
+    tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE NOT internal").fetchall()
+    for (name,) in tables:
+        connection.execute(f'SELECT bit_xor(hash(t)) FROM "{name}" AS t').fetchall()
+
+
 def cube_revision(connection: Connection, cube: str) -> int:
     """The revision under which anything in a cube last changed."""
     row = connection.execute(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cubes import Lineage, MemCube, Memory, State
 from engine.operations import Caller
 from engine.vault.audit import AUDIT_COLUMNS, FIRST_PREVIOUS, AuditRow
-from engine.vault.rows import CUBE_COLUMNS, Record, policy_json, record_of, row_of, stored_time
+from engine.vault.rows import CUBE_COLUMNS, Record, header_json, policy_json, record_of, row_of, stored_time
 from engine.vault.schema import MEMORY_COLUMNS
 
 if TYPE_CHECKING:
@@ -200,15 +200,18 @@ class Transaction:
         """The next version of `old` in another state."""
         return self.revise(old, replace(old.memory, state=state), change, revision, reason=reason)
 
-    def overwrite(self, record: Record) -> None:
-        """Replace the content of a memory in every version, without a new one: its old words are erased."""
-        content, key = record.memory.content, record.content_key
-        self.execute(
-            "UPDATE memories SET content = ?, content_key = ?, revision = ? WHERE id = ?",
-            [content, key, record.revision, record.memory.id],
+    def overwrite(self, record: Record, revision: int) -> None:
+        """Replace what one version of a memory says, without making a new one: its old words are erased."""
+        memory = record.memory
+        told = [memory.content, record.content_key, header_json(memory)]
+        settings = "content = ?, content_key = ?, header = ?"
+        self.execute(f"UPDATE versions SET {settings} WHERE id = ? AND version = ?", [*told, memory.id, memory.version])
+        current = self.rows(
+            f"UPDATE memories SET {settings}, revision = ? WHERE id = ? AND version = ? RETURNING id",
+            [*told, revision, memory.id, memory.version],
         )
-        self.execute("UPDATE versions SET content = ?, content_key = ? WHERE id = ?", [content, key, record.memory.id])
-        self.changes.append(Change(record.memory.id, record.label, record.memory.cube, record))
+        if current:
+            self.changes.append(Change(memory.id, record.label, memory.cube, replace(record, revision=revision)))
 
     def activate(self, records: Sequence[Record], revision: int) -> None:
         """First use: another state, but no new version, since nothing of what the memory says has changed."""

@@ -29,7 +29,7 @@ from engine.clock import Clock, Ids
 from engine.errors import Busy, Corrupt, Unavailable
 from engine.operations import Caller
 from engine.settings import Settings
-from engine.vault.backup import PRE_MIGRATION, backup_path, copy_database, newest_backup
+from engine.vault.backup import FRESH, PRE_MIGRATION, backup_path, copy_database, newest_backup, remove_unfinished
 from engine.vault.lock import FolderLock
 from engine.vault.schema import META_TABLE, MIGRATIONS, Migration
 from engine.vault.shared_lock import SharedLock
@@ -66,9 +66,11 @@ class MemVault:
         self._shared = SharedLock()
         self._idle: list[duckdb.DuckDBPyConnection] = []  # cursors that no reader holds
         self.on_commit: Callable[[Sequence[Change], Transaction], None] = lambda changes, transaction: None
+        self._closed = False
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = FolderLock(settings.data / "vault.lock")
         try:
+            remove_unfinished(settings)
             self._connection = self._open()
             self._prepare()
             self._key = bytes.fromhex(self._meta("key"))
@@ -76,11 +78,16 @@ class MemVault:
             self.incarnation = self._meta("incarnation")  # another one after each restored backup
             self._writer = Writer(lambda: self._connection, self._head(), clock, self._committed)
         except duckdb.Error as error:
-            self._lock.release()
+            self._give_up()
             raise self._damage(error) if is_damage(error) else explained(error) from error
         except BaseException:
-            self._lock.release()
+            self._give_up()
             raise
+
+    def _give_up(self) -> None:
+        if hasattr(self, "_connection"):
+            self._connection.close()
+        self._lock.release()
 
     # --- opening -----------------------------------------------------------------------------------------------
 
@@ -118,8 +125,9 @@ class MemVault:
         self._connection.execute(META_TABLE)
         found = int(self._meta("schema", "0"))
         newest = self._migrations[-1].number
+        if not found and (self.settings.data / MARKER).exists():
+            raise Corrupt(f"the vault {self.settings.database} is empty, though there was a store: {self._remedy()}")
         if found > newest:
-            self._connection.close()
             raise Unavailable(
                 f"the store in {self.settings.data} was written by a newer memos-mcp (schema {found}, this one reads "
                 f"up to {newest}): upgrade memos-mcp; nothing was changed"
@@ -128,7 +136,12 @@ class MemVault:
             path = backup_path(self.settings, self._clock.now(), f"{PRE_MIGRATION}{found}")
             copy_database(self._connection, path)
         for migration in self._migrations[found:]:
-            self._connection.execute("BEGIN")
+            self._migrate(migration)
+        self._mark()
+
+    def _migrate(self, migration: Migration) -> None:
+        self._connection.execute("BEGIN")
+        try:
             self._connection.execute(migration.sql)
             self._put_meta("schema", str(migration.number))
             if migration.number == 1:
@@ -136,7 +149,15 @@ class MemVault:
                 self._put_meta("key", secrets.token_hex(32))
                 self._put_meta("incarnation", secrets.token_hex(8))
             self._connection.execute("COMMIT")
-        self._mark()
+        except duckdb.Error as error:
+            with contextlib.suppress(duckdb.Error):
+                self._connection.execute("ROLLBACK")
+            if is_damage(error):
+                raise
+            raise Unavailable(
+                f"the store in {self.settings.data} could not be brought to schema {migration.number} "
+                f"({migration.says}): it is as it was; go on with the memos-mcp that wrote it, and report this"
+            ) from error
 
     def _mark(self) -> None:
         marker = self.settings.data / MARKER
@@ -187,6 +208,7 @@ class MemVault:
             Corrupt: stored bytes are damaged.
         """
         with self._shared.shared():
+            self._require_open()
             try:
                 cursor = self._idle.pop()
             except IndexError:
@@ -230,6 +252,7 @@ class MemVault:
     def backup(self, path: Path) -> Path:
         """A copy of the whole vault, consistent as of one moment, at `path`, which appears whole or not at all."""
         with self._shared.shared():
+            self._require_open()
             cursor = self._connection.cursor()
             try:
                 return copy_database(cursor, path)
@@ -244,7 +267,7 @@ class MemVault:
 
     def _compact(self) -> None:
         database = self.settings.database
-        fresh = database.with_suffix(".fresh")
+        fresh = database.with_suffix(FRESH)
         fresh.unlink(missing_ok=True)
         with self._shared.exclusive():
             copy_database(self._connection, fresh)
@@ -262,12 +285,19 @@ class MemVault:
         """Finish what was submitted, checkpoint, and let the folder go: the lock is released last."""
         self._writer.close()
         with self._shared.exclusive():
+            if self._closed:
+                return
+            self._closed = True
             try:
                 self._connection.execute("CHECKPOINT")
             except duckdb.Error as error:
                 log.error("no checkpoint at closing (the write-ahead log is kept): %s", type(error).__name__)
             self._disconnect()
         self._lock.release()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Busy("the store is closing: try again")
 
     def _disconnect(self) -> None:
         """Close every connection: as long as one is open, DuckDB keeps the database (and its old file) open."""

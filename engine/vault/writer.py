@@ -133,7 +133,8 @@ class Writer:
                 try:
                     result = job.run(transaction)
                 except Exception as error:
-                    if transaction.written:
+                    # A statement that DuckDB refused aborts its transaction, for the jobs behind this one as well.
+                    if transaction.written or isinstance(error, duckdb.Error):
                         raise
                     job.future.set_exception(error)
                 else:
@@ -169,9 +170,12 @@ class Writer:
             log.debug("nothing to roll back: %s", type(error).__name__)
 
     def _apply(self, transaction: Transaction) -> None:
-        self._committed(transaction)
-        for effect in transaction.effects():
-            effect()
+        for effect in (lambda: self._committed(transaction), *transaction.effects()):
+            try:
+                effect()
+            except Exception:
+                # What was committed stands, and the thread that everyone waits for must not end.
+                log.exception("a change was stored, but not everything followed it")
 
 
 def explained(error: Exception) -> Exception:
@@ -199,5 +203,6 @@ def is_damage(error: duckdb.Error) -> bool:
         "deserialize",
         "serialization error",
         "failed to replay",
+        "could not read enough bytes",
     )
     return isinstance(error, (duckdb.InternalException, duckdb.FatalException)) or any(sign in text for sign in signs)
