@@ -149,8 +149,8 @@ class Indexes:
         index = CubeIndex(self._embeddings.dimension)
         with self._vault.reading() as connection:
             current = queries.records(connection, [record.memory.id for record in found])
-            same = [id for id, now in current.items()]
-            vectors = self._vectors(queries.vectors(connection, self._active, same))
+            vectors = self._vectors(queries.vectors(connection, self._active, list(current)))
+        found = [record for record in found if record.memory.id in current]  # the others were erased just now
         changed = [r for r in found if r.memory.content != current[r.memory.id].memory.content]
         for record, rows in zip(changed, self._fresh([r.memory.content for r in changed]), strict=True):
             if rows is not None:
@@ -171,18 +171,27 @@ class Indexes:
 
     def apply(self, changes: Sequence[Change], transaction: Transaction) -> None:
         """Follow one commit. Called on the writer thread, in the order of revisions."""
-        for change in changes:
-            cube = change.cube
+        for cube in dict.fromkeys(change.cube for change in changes):
             slot = self._slot(cube)
+            # One lock for all of them: a snapshot that is written meanwhile has the whole transaction or nothing of it.
             with slot.lock:
                 if slot.index is None or not slot.ready.is_set():
-                    continue  # whoever loads it will read this change from the vault
-                if change.record is None:
-                    slot.index.remove(change.label)
-                else:
-                    follow(slot.index, change.record, self._change_vectors(change))
-                slot.unsaved += 1
+                    continue  # whoever loads it will read these changes from the vault
+                try:
+                    for change in changes:
+                        if change.cube == cube:
+                            self._follow_change(slot.index, change)
+                            slot.unsaved += 1
+                except BaseException:
+                    slot.ready.clear()  # half of it is in: the next recall reads it from the vault again
+                    raise
                 slot.revision = transaction.revision
+
+    def _follow_change(self, index: CubeIndex, change: Change) -> None:
+        if change.record is None:
+            index.remove(change.label)
+        else:
+            follow(index, change.record, self._change_vectors(change))
 
     def _change_vectors(self, change: Change) -> NDArray[np.float32] | None:
         if change.vectors is not None:
@@ -239,7 +248,11 @@ class Indexes:
         return self._folder / hashlib.sha256(cube.encode()).hexdigest()[:24]
 
     def _facts(self, cube: str, embedder: str) -> dict[str, object]:
+        """What a snapshot must agree with. Vectors that come later than their memory change no revision, but this."""
+        with self._vault.reading() as connection:
+            lacking = queries.without_vectors(connection, cube, embedder) if embedder else 0
         return {
+            "lacking": lacking,
             "cube": cube,
             "store": self._vault.store_id,
             "incarnation": self._vault.incarnation,

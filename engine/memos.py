@@ -289,6 +289,7 @@ class MemOS:
         """Expiry, uses, snapshots, backups. Called by whoever keeps the store open, about once a minute."""
         self._recalling.write_uses()
         upkeep.expire(self._parts)
+        self._work.set()  # memories that were stored without vectors get them
         upkeep.drop_old_records(self._parts)
         upkeep.save_indexes(self._parts, all_=False)
         upkeep.back_up_if_due(self._parts)
@@ -317,15 +318,18 @@ class MemOS:
     def _run_background(self) -> None:
         """Load the indexes, then keep vectors complete and uses written until the store closes."""
         stopped = self._stopping.is_set
-        try:
-            self._parts.indexes.load_all(stopped)
-            while not stopped():
-                self._work.clear()
+        first = True
+        while not stopped():
+            try:
+                if first:
+                    self._parts.indexes.load_all(stopped)
+                first = False
                 self._fill(stopped)
                 self._recalling.write_uses()
-                self._work.wait()
-        except MemosError as error:
-            log.error("background work stopped: %s", error)
+            except MemosError as error:
+                log.error("background work is put off: %s", error)
+            self._work.wait()
+            self._work.clear()  # after waiting: what is set while this works is then never missed
 
     def _fill(self, stopped: Callable[[], bool]) -> None:
         parts = self._parts
