@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cubes import Lineage, Relation
+from cubes import Lineage, Memory, Relation, State
 from engine.lifecycle.states import LIVE, Step, after, state_after
 from engine.operations import Action, ForgetResult, Forgotten, Mode, Receipt
 from engine.parts import Parts, may, memory_key
@@ -20,6 +20,7 @@ from engine.vault import Transaction, queries
 from engine.vault.rows import Record
 
 ERASED = "[erased]"
+REPEATED_WORDS = 4  # a reason of so many words that stand in the memory in that order repeats it
 PENDING = "erasing"  # the vault's note that an erasure was committed and its copies are still to be removed
 
 
@@ -58,11 +59,13 @@ class Erasure:
     def _collect(self) -> None:
         """Follow lineage to everything that holds the content of what was named."""
         self.gone = {record.memory.id: record for record in self.named}
+        # Texts are split and fused within one cube: an edge between cubes was imported, and no erasure follows it.
+        cubes = {record.memory.cube for record in self.named}
         waiting = list(self.gone)
         while waiting:
             around = [*self._sources(waiting), *self._derived(waiting)]
             found = self.transaction.records(around)
-            waiting = [id for id in around if id in found and id not in self.gone]
+            waiting = [id for id in around if id in found and id not in self.gone and found[id].memory.cube in cubes]
             self.gone.update({id: found[id] for id in waiting})
         self._find_wholes()
         self._find_freed()
@@ -87,7 +90,9 @@ class Erasure:
             for edge in self._edges(id)
             if edge.relation is Relation.PART_OF and edge.source not in self.gone
         ]
-        self.blanked = self.transaction.records(ids)
+        cubes = {record.memory.cube for record in self.gone.values()}
+        found = self.transaction.records(ids)
+        self.blanked = {id: record for id, record in found.items() if record.memory.cube in cubes}
 
     def _find_freed(self) -> None:
         ids = [
@@ -96,8 +101,18 @@ class Erasure:
             for edge in self._edges(id)
             if edge.relation is Relation.FUSED_FROM and edge.source not in self.gone
         ]
-        merged = self.transaction.records(ids)
-        self.freed = {id: record for id, record in merged.items() if record.memory.state not in LIVE}
+        merged = {
+            id: record
+            for id, record in self.transaction.records(ids).items()
+            if record.memory.state is State.MERGED and not record.memory.governance.frozen
+        }
+        self.freed = {id: record for id, record in merged.items() if not self._held(id)}
+
+    def _held(self, id: str) -> bool:
+        """Whether another fused memory stands for it, one that stays."""
+        edges = queries.derived_from(self.transaction.connection, [id])
+        others = [other for other, edge in edges if edge.relation is Relation.FUSED_FROM and other not in self.gone]
+        return any(record.memory.state in LIVE for record in self.transaction.records(others).values())
 
     def _erase(self) -> Receipt:
         transaction, vault = self.transaction, self.parts.vault
@@ -140,21 +155,16 @@ class Erasure:
 
     def _blank(self, revision: int) -> None:
         """Take the words of erased pieces out of their wholes, in every version."""
-        for id, record in self.blanked.items():
+        for id in self.blanked:
             pieces = [
                 self.gone[derived].memory.content
                 for derived, edge in queries.derived_from(self.transaction.connection, [id])
                 if edge.relation is Relation.PART_OF and derived in self.gone
             ]
-            content = _blanked(record.memory.content, pieces)
-            self.transaction.overwrite(
-                replace(
-                    record,
-                    memory=replace(record.memory, content=content),
-                    content_key=memory_key(self.parts.vault, replace(record.memory, content=content)),
-                    revision=revision,
-                )
-            )
+            for version in queries.versions(self.transaction.connection, id):
+                memory = _blanked(version.memory, pieces)
+                key = memory_key(self.parts.vault, memory)
+                self.transaction.overwrite(replace(version, memory=memory, content_key=key), revision)
 
     def _forget_answers(self) -> int:
         """Recorded answers that name what went: an answer to `fuse` holds content."""
@@ -164,10 +174,33 @@ class Erasure:
         return int(rows[0][0])
 
 
-def _blanked(content: str, pieces: Iterable[str]) -> str:
+def _blanked(memory: Memory, pieces: Iterable[str]) -> Memory:
+    """The whole without the words of some pieces, and without what was read out of these words."""
+    content = memory.content
     for piece in pieces:
         content = content.replace(piece, ERASED)
-    return content
+    about = memory.descriptive
+    return replace(
+        memory,
+        content=content,
+        descriptive=replace(
+            about,
+            entities=tuple(entity for entity in about.entities if entity in content),
+            mentions=tuple(mention for mention in about.mentions if mention.text in content),
+        ),
+    )
+
+
+def lasting(reason: str | None, memories: Iterable[Memory]) -> str | None:
+    """The reason as it may go into history and the audit log, which keep it when a memory is erased later."""
+    if reason is None:
+        return None
+    said = normal_form(reason)
+    for memory in memories:
+        form = normal_form(memory.content)
+        if (form and form in said) or (said in form and said.count(" ") >= REPEATED_WORDS - 1):
+            return "(withheld: the reason repeated what the memory says)"
+    return reason
 
 
 def _without(reason: str | None, texts: Iterable[str]) -> str | None:

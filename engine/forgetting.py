@@ -14,6 +14,7 @@ erasure that was committed is never left half done.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import threading
@@ -23,8 +24,8 @@ from typing import Any
 
 from cubes import Relation
 from engine.embeddings import SYSTEM
-from engine.erasing import PENDING, Erasure
-from engine.errors import Conflict, Expired, Invalid, NotFound
+from engine.erasing import PENDING, Erasure, lasting
+from engine.errors import Cancelled, Conflict, Expired, Invalid, NotFound
 from engine.governance.access import no_memory
 from engine.lifecycle.states import Step, after, state_after
 from engine.operations import (
@@ -88,7 +89,8 @@ class Forgetting:
         progress(0, None, "forgetting")
         result = once(self._parts, caller, request, job, dump, load)
         if result.receipt is not None:
-            progress(1, 2, "removing every copy")
+            with contextlib.suppress(Cancelled):  # it is erased: there is nothing left to stop
+                progress(1, 2, "removing every copy")
             self.clean()
         return result
 
@@ -234,6 +236,7 @@ def _archive(
     every = _with_pieces(transaction, records)
     moving = [(record, state_after(record.memory, Step.ARCHIVE)) for record in every]
     moving = [(record, state) for record, state in moving if record.memory.state is not state]
+    reason = lasting(reason, [record.memory for record in every])
     by_cube: dict[str, list[str]] = {}
     for record, _ in moving:
         by_cube.setdefault(record.memory.cube, []).append(record.memory.id)

@@ -16,7 +16,7 @@ import numpy as np
 
 from cubes import Descriptive, Governance, Kind, Lineage, Memory, Origin, Relation, State
 from engine.embeddings import BATCH_MEMORIES
-from engine.errors import Invalid, TooLarge
+from engine.errors import Conflict, Invalid, TooLarge
 from engine.lifecycle.states import Step, is_expired, state_after
 from engine.operations import (
     MAX_CONTENT_CHARS,
@@ -105,6 +105,8 @@ def _parents(transaction: Transaction, ids: Sequence[str]) -> list[Record]:
         raise Invalid("these memories are of several cubes: fuse memories of one cube")
     for record in records:
         state_after(record.memory, Step.MERGE)
+        if is_expired(record.memory, transaction.now):
+            raise Conflict(f"{record.memory.id} has expired: fuse the others, or remember what still holds anew")
         if record.memory.descriptive.parts:
             raise Invalid(f"{record.memory.id} is the whole of a long text: fuse its pieces, or other memories")
     return records

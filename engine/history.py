@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cubes import Memory, Relation, State
+from engine.erasing import lasting
 from engine.errors import Expired, NotFound
 from engine.governance.access import no_memory
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
@@ -53,6 +54,7 @@ def restore(parts: Parts, id: str, version: int, caller: Caller, reason: str | N
     """
     with parts.vault.reading() as connection:
         versions = {record.memory.version: record for record in queries.versions(connection, id)}
+        existing(Transaction(connection, parts.vault.head, parts.clock.now(), caller), [id], Action.WRITE)
     if versions and version not in versions:
         raise NotFound(f"{id} has no version {version}: `memos-mcp history {id}` lists 1 to {max(versions)}")
     wanted = versions[version].memory if versions else None
@@ -68,9 +70,10 @@ def restore(parts: Parts, id: str, version: int, caller: Caller, reason: str | N
         restored = replace(then.memory, state=state)
         if replace(restored, version=current.memory.version, descriptive=current.memory.descriptive) == current.memory:
             return current
-        revision = transaction.audit("restore", current.memory.cube, [id], reason=_bounded(reason), version=version)
+        told = lasting(_bounded(reason), [current.memory, restored])
+        revision = transaction.audit("restore", current.memory.cube, [id], reason=told, version=version)
         old = replace(current, content_key=memory_key(parts.vault, restored))
-        made = transaction.revise(old, restored, "restore", revision, reason=reason)
+        made = transaction.revise(old, restored, "restore", revision, reason=told)
         if restored.content != current.memory.content:
             transaction.execute("DELETE FROM embeddings WHERE id = ?", [id])
             parts.embeddings.write(transaction, [id], vectors)
