@@ -25,16 +25,30 @@ from cubes import (
     State,
 )
 from cubes.canonical import plain
-from engine.errors import Invalid, MemosError
-from engine.operations import DEFAULT_CUBE, MAX_CONTENT_CHARS, PAGE_SIZE, Caller, Progress, Remember, Status
-from engine.parts import Parts, check_ids, ensure_cube, memory_key, readable_cubes
-from engine.reader.checks import check_text
+from engine.errors import Cancelled, Invalid, MemosError
+from engine.operations import (
+    DEFAULT_CUBE,
+    MAX_CONTENT_CHARS,
+    MAX_CUBE_NAME_CHARS,
+    MAX_REASON_CHARS,
+    MAX_SOURCE_CHARS,
+    MAX_TAG_CHARS,
+    MAX_TAGS,
+    PAGE_SIZE,
+    Caller,
+    Progress,
+    Remember,
+    Status,
+)
+from engine.parts import Parts, check_ids, ensure_cube, memory_key, readable_cubes, writable_cube
+from engine.reader.checks import MAX_NAME_CHARS, check_instant, check_text
 from engine.remembering import remember
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record, row_of, stored_time
 from engine.vault.schema import MEMORY_COLUMNS
 
 BATCH = 256
+MAX_COUNT = 2**31 - 1  # what a column of the vault holds
 
 
 @dataclass(slots=True)
@@ -119,10 +133,14 @@ def _import_batch(
             if not isinstance(record, Mapping):
                 raise Invalid("it is not a JSON object")
             if "id" in record and "state" in record:
-                whole.append(_incoming(record))
+                item = _incoming(record)
+                _check_place(parts, item.memory.cube, caller)
+                whole.append(item)
             else:
                 _import_text(parts, record, caller, report)
-        except (MemosError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except Cancelled:
+            raise
+        except (MemosError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             report.refused.append(f"record {number}: {_reason(error)}")
     if whole:
         vectors = parts.embeddings.contents(
@@ -131,6 +149,11 @@ def _import_batch(
         added = parts.vault.write(lambda transaction: _put(parts, transaction, whole, vectors), caller)
         report.added += added
         report.duplicates += len(whole) - added
+
+
+def _check_place(parts: Parts, cube: str, caller: Caller) -> None:
+    with parts.vault.reading() as connection:
+        writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), cube)
 
 
 def _reason(error: Exception) -> str:
@@ -142,14 +165,13 @@ def _reason(error: Exception) -> str:
 
 
 def _import_text(parts: Parts, record: Mapping[str, Any], caller: Caller, report: ImportReport) -> None:
-    occurred = record.get("occurred_at")
     request = Remember(
-        content=str(record["content"]),
-        cube=str(record.get("cube", DEFAULT_CUBE)),
+        content=_text(record, "content", MAX_CONTENT_CHARS),
+        cube=_text(record, "cube", MAX_CUBE_NAME_CHARS) if "cube" in record else DEFAULT_CUBE,
         kind=None if record.get("kind") is None else Kind(record["kind"]),
-        tags=tuple(str(tag) for tag in record.get("tags", ())),
-        occurred_at=None if occurred is None else _time(occurred),
-        source=record.get("source"),
+        tags=_tags(record),
+        occurred_at=_maybe_time(record.get("occurred_at")),
+        source=_maybe_text(record, "source", MAX_SOURCE_CHARS),
     )
     stored = remember(parts, request, caller, lambda done, total, message: None)
     if all(item.status is Status.DUPLICATE for item in stored.stored):
@@ -170,69 +192,119 @@ class _Incoming:
 
 
 def _incoming(record: Mapping[str, Any]) -> _Incoming:
-    memory = _memory(record)
-    earlier = tuple(_incoming({**old, "history": ()}) for old in record.get("history", ()))
-    if [old.memory.version for old in earlier] != list(range(1, len(earlier) + 1)) or (
-        earlier and memory.version <= len(earlier)
-    ):
-        raise Invalid("its history does not count its versions from 1 upwards")
+    earlier = tuple(_version(old) for old in _list(record, "history"))
+    current = _version(record)
+    if [old.memory.version for old in earlier] != list(range(1, current.memory.version)):
+        raise Invalid("its history does not count its versions from 1 up to the present one")
+    place = (current.memory.id, current.memory.cube)
+    if any((old.memory.id, old.memory.cube) != place for old in earlier):
+        raise Invalid("its history is that of another memory")
+    return replace(current, earlier=earlier)
+
+
+def _version(record: Mapping[str, Any]) -> _Incoming:
     return _Incoming(
-        memory,
-        str(record.get("author", "import")),
-        str(record.get("change", "import")),
-        record.get("reason"),
-        earlier,
+        _memory(record),
+        _maybe_text(record, "author", MAX_NAME_CHARS) or "import",
+        _maybe_text(record, "change", MAX_NAME_CHARS) or "import",
+        _maybe_text(record, "reason", MAX_REASON_CHARS),
     )
 
 
 def _memory(record: Mapping[str, Any]) -> Memory:
-    (id,) = check_ids([str(record["id"])])
-    content = str(record["content"])
-    check_text(content, "content", MAX_CONTENT_CHARS)
     usage = record.get("usage") or {}
-    last = usage.get("last_access")
+    position = record.get("position")
     return Memory(
-        cube=str(record["cube"]),
-        content=content,
-        version=int(record.get("version", 1)),
+        cube=_text(record, "cube", MAX_CUBE_NAME_CHARS),
+        content=_text(record, "content", MAX_CONTENT_CHARS),
+        version=_count(record, "version", 1, least=1),
         state=State(record["state"]),
         descriptive=Descriptive(
-            id=id,
+            id=_id(record, "id"),
             kind=Kind(record["kind"]),
             created_at=_time(record["created_at"]),
             updated_at=_time(record["updated_at"]),
             occurred_at=_maybe_time(record.get("occurred_at")),
             origin=Origin(record.get("origin", Origin.USER)),
-            source=record.get("source"),
-            actor=record.get("actor"),
-            role=record.get("role"),
-            session=record.get("session"),
-            position=record.get("position"),
-            tags=tuple(record.get("tags", ())),
-            entities=tuple(record.get("entities", ())),
+            source=_maybe_text(record, "source", MAX_SOURCE_CHARS),
+            actor=_maybe_text(record, "actor", MAX_NAME_CHARS),
+            role=_maybe_text(record, "role", MAX_NAME_CHARS),
+            session=_maybe_text(record, "session", MAX_SOURCE_CHARS + MAX_NAME_CHARS),
+            position=None if position is None else _count(record, "position"),
+            tags=_tags(record),
+            entities=_texts(record, "entities", MAX_CONTENT_CHARS),
             mentions=tuple(
-                Mention(item["text"], _time(item["start"]), _time(item["end"])) for item in record.get("mentions", ())
+                Mention(_text(item, "text", MAX_CONTENT_CHARS), _time(item["start"]), _time(item["end"]))
+                for item in _list(record, "mentions")
             ),
-            parts=int(record.get("parts", 0)),
+            parts=_count(record, "parts"),
         ),
         governance=Governance(
             expires_at=_maybe_time(record.get("expires_at")),
-            priority=int(record.get("priority", 0)),
+            priority=_count(record, "priority", least=-MAX_COUNT),
             sensitivity=Sensitivity(record.get("sensitivity", Sensitivity.NORMAL)),
             pinned=bool(record.get("pinned", False)),
             frozen=bool(record.get("frozen", False)),
         ),
-        behavioural=Behavioural(int(usage.get("access_count", 0)), _maybe_time(last)),
+        behavioural=Behavioural(_count(usage, "access_count"), _maybe_time(usage.get("last_access"))),
         lineage=tuple(
-            Lineage(Relation(edge["relation"]), str(edge["source"]), int(edge["version"]))
-            for edge in record.get("lineage", ())
+            Lineage(Relation(edge["relation"]), _id(edge, "source"), _count(edge, "version", least=1))
+            for edge in _list(record, "lineage")
         ),
     )
 
 
+# --- fields, each checked: what is put in here is served to everyone who may read the cube --------------------------
+
+
+def _text(record: Mapping[str, Any], name: str, max_chars: int) -> str:
+    value = record[name]
+    if not isinstance(value, str):
+        raise Invalid(f"{name} is no text")
+    check_text(value, name, max_chars)
+    return value
+
+
+def _id(record: Mapping[str, Any], name: str) -> str:
+    return check_ids([_text(record, name, MAX_NAME_CHARS)])[0]
+
+
+def _maybe_text(record: Mapping[str, Any], name: str, max_chars: int) -> str | None:
+    return None if record.get(name) is None else _text(record, name, max_chars)
+
+
+def _list(record: Mapping[str, Any], name: str) -> Sequence[Any]:
+    value = record.get(name) or ()
+    if not isinstance(value, (list, tuple)):
+        raise Invalid(f"{name} is no list")
+    return value
+
+
+def _texts(record: Mapping[str, Any], name: str, max_chars: int) -> tuple[str, ...]:
+    return tuple(_text({name: item}, name, max_chars) for item in _list(record, name))
+
+
+def _tags(record: Mapping[str, Any]) -> tuple[str, ...]:
+    tags = _texts(record, "tags", MAX_TAG_CHARS)
+    if len(tags) > MAX_TAGS:
+        raise Invalid(f"{len(tags)} tags: at most {MAX_TAGS} are allowed")
+    return tags
+
+
+def _count(record: Mapping[str, Any], name: str, default: int = 0, *, least: int = 0) -> int:
+    value = record.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_COUNT:
+        raise Invalid(f"{name} is no whole number from {least} to {MAX_COUNT}")
+    return value
+
+
 def _time(value: str) -> datetime:
+    if not isinstance(value, str):
+        raise Invalid("a time is no ISO 8601 text")
     moment = datetime.fromisoformat(value)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    check_instant(moment, "a time")
+    return moment
 
 
 def _maybe_time(value: str | None) -> datetime | None:
