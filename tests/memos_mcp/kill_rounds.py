@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from memos_mcp import endpoint
-from tests.memos_mcp.processes import Assistant, alive, daemon_gone_after, owner, stored_contents, until
+from tests.memos_mcp.processes import Assistant, alive, daemon_gone_after, note, owner, stored_contents, until
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Writer:
         count = 0
         while not self.stopping:
             count += 1
-            self._remember(f"writer {self.number} keeps note {count}")
+            self._remember(note("writer", self.number, count))
 
     def _remember(self, text: str) -> None:
         again = False

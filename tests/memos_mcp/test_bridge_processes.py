@@ -23,6 +23,7 @@ from tests.memos_mcp.processes import (
     daemon_gone_after,
     daemons_so_far,
     environment,
+    note,
     owner,
     stored_contents,
     until,
@@ -71,7 +72,7 @@ def test_eight_assistants_writing_at_once_lose_nothing_and_leave_no_process(data
 
     def write(number: int, assistant: Assistant) -> list[str]:
         assistant.start()
-        texts = [f"assistant {number} keeps note {n}" for n in range(each)]
+        texts = [note("assistant", number, n) for n in range(each)]
         assert [assistant.remember(text)["status"] for text in texts] == ["added"] * each
         return texts
 
@@ -88,7 +89,7 @@ def test_what_was_asked_before_the_input_ended_is_answered_before_the_bridge_end
     with Assistant(data) as assistant:
         assistant.start()
         asked = [
-            assistant.begin("tools/call", name="remember", arguments={"content": f"last words {n}"}) for n in range(20)
+            assistant.begin("tools/call", name="remember", arguments={"content": note("last", n)}) for n in range(20)
         ]
         assert assistant.close() == 0
         answered = []
@@ -199,7 +200,7 @@ def test_the_loss_of_the_daemon_goes_unnoticed(data: Path) -> None:
         assistant.ask("resources/subscribe", uri="memos://cubes")
         for n in range(3):
             os.kill(owner(data), signal.SIGKILL)
-            assert assistant.remember(f"after loss {n}")["status"] == "added"
+            assert assistant.remember(note("after", n))["status"] == "added"
         until(lambda: daemons_so_far(data) == 4, "the fourth daemon")
         answers = [m for m in assistant.seen if "id" in m]
         assert [m["id"] for m in answers] == [1, 2, 3, 4, 5]

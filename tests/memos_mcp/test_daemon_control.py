@@ -25,6 +25,7 @@ from tests.memos_mcp.processes import (
     daemons_so_far,
     environment,
     free,
+    note,
     owner,
     stored_contents,
     until,
@@ -65,7 +66,7 @@ class Line:
 
 
 def records(count: int) -> list[dict[str, Any]]:
-    return [{"content": f"imported note {n} about subject {n}"} for n in range(count)]
+    return [{"content": note("imported", n)} for n in range(count)]
 
 
 def test_tools_run_and_a_request_that_is_sent_again_is_not_done_again(data: Path) -> None:
