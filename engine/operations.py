@@ -137,6 +137,7 @@ class Recall:
     before: datetime | None = None
     as_of: datetime | None = None
     include_archived: bool = False
+    detailed: bool = False  # with lineage and usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,10 +135,9 @@ class Recalling:
                 records = queries.versions_as_of(connection, ids, request.as_of)
             else:
                 records = queries.records(connection, ids)
-            memories = {
-                memory.id: memory
-                for memory in queries.complete(connection, [records[id] for id in ids if id in records])
-            }
+            found = [records[id] for id in ids if id in records]
+            whole = queries.complete(connection, found) if request.detailed else [record.memory for record in found]
+        memories = {memory.id: memory for memory in whole}
         return [
             Recollection(memories[candidate.id], candidate.score, candidate.why)
             for candidate in wanted

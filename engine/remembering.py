@@ -1,6 +1,6 @@
 """remember, from request to durable memory.
 
-    reader (split, classify, time, secrets) → embed and look for rivals → one transaction (duplicates, conflicts,
+    reader (split, classify, time, secrets) → embed ∥ look for rivals → one transaction (duplicates, conflicts,
     memories, lineage, audit row, operation record) → index → events → reply
 
 What can be slow (reading, embedding, searching) happens before the transaction; what must be right (exact duplicates,
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -67,8 +68,11 @@ def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress
     with parts.vault.reading() as connection:
         writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), request.cube)
     drafts = read(request, parts.clock.now()).drafts
-    embedded = list(_embedded(parts, drafts, progress))
-    prepared = _prepared(parts, request, drafts, _for_search(parts, embedded, len(drafts)))
+    # The model runs outside the interpreter's lock: comparing goes on beside it.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        comparing = beside.submit(_prepared, parts, request, drafts)
+        embedded = list(_embedded(parts, drafts, progress))
+        prepared = comparing.result()
 
     def job(transaction: Transaction) -> tuple[Remembered, Sequence[str]]:
         result = _Store(parts, request, transaction, prepared, embedded).run()
@@ -91,16 +95,6 @@ def _embedded(parts: Parts, drafts: Sequence[Draft], progress: Progress) -> Iter
     yield from ((fingerprint, vectors) for fingerprint, vectors in collected.items() if len(vectors) == len(texts))
 
 
-def _for_search(
-    parts: Parts, embedded: Sequence[tuple[str, list[Vectors]]], count: int
-) -> Sequence[tuple[str, Vectors] | None]:
-    active = parts.embeddings.active
-    for fingerprint, vectors in embedded:
-        if fingerprint == active:
-            return [(fingerprint, rows) for rows in vectors]
-    return [None] * count
-
-
 def _key(parts: Parts, draft: Draft) -> int:
     if draft.session is not None and draft.position is not None:
         return content_key(parts.vault, draft.content, draft.session, draft.position)
@@ -112,11 +106,9 @@ def _is_claim(draft: Draft) -> bool:
     return draft.kind in CLAIMS and draft.part_of is None
 
 
-def _prepared(
-    parts: Parts, request: Remember, drafts: Sequence[Draft], vectors: Sequence[tuple[str, Vectors] | None]
-) -> list[_Prepared]:
+def _prepared(parts: Parts, request: Remember, drafts: Sequence[Draft]) -> list[_Prepared]:
     """Compare each draft with what the cube holds; the transaction only has to see that this still stands."""
-    alike = [_alike(parts, request, draft, found) for draft, found in zip(drafts, vectors, strict=True)]
+    alike = [_alike(parts, request, draft) for draft in drafts]
     ids = list(dict.fromkeys(id for found in alike for id in found))
     with parts.vault.reading() as connection:
         known = queries.records(connection, ids)
@@ -134,17 +126,15 @@ def _prepared(
     return prepared
 
 
-def _alike(parts: Parts, request: Remember, draft: Draft, vectors: tuple[str, Vectors] | None) -> tuple[str, ...]:
-    """Ids of the memories of the cube that are most like the draft."""
+def _alike(parts: Parts, request: Remember, draft: Draft) -> tuple[str, ...]:
+    """Ids of the memories that are most like the draft in words: what it repeats or contradicts shares them."""
     if not _is_claim(draft):
         return ()
     found = parts.indexes.ready(request.cube)
     if found is None or not len(found[0]):
         return ()
-    index, fingerprint = found
-    query = vectors[1].mean(axis=0) if vectors is not None and vectors[0] == fingerprint and len(vectors[1]) else None
     search = Recall(query=draft.content[:MAX_RIVAL_QUERY_CHARS], limit=RIVALS_LOOKED_AT, kinds=CLAIMS)
-    ranking = rank(search, {request.cube: index}, query, parts.clock.now())
+    ranking = rank(search, {request.cube: found[0]}, None, parts.clock.now())
     return tuple(candidate.id for candidate in ranking.candidates[:RIVALS_LOOKED_AT])
 
 

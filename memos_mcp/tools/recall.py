@@ -81,6 +81,7 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
         before=asked.before,
         as_of=asked.as_of,
         include_archived=asked.include_archived,
+        detailed=asked.response_format == "detailed",
     )
     recalled = memos.recall(request, caller)
     shape = detailed if asked.response_format == "detailed" else brief
@@ -136,9 +137,7 @@ RECALL = Tool(
         query=STRING,
         cubes=about(STRINGS, "Default: all that you may read"),
         limit=about(INTEGER, minimum=1, maximum=MAX_LIMIT, default=RECALL_LIMIT),
-        max_tokens=about(
-            INTEGER, "Budget", minimum=MIN_RECALL_TOKENS, maximum=MAX_RECALL_TOKENS, default=RECALL_TOKENS
-        ),
+        max_tokens=about(INTEGER, minimum=MIN_RECALL_TOKENS, maximum=MAX_RECALL_TOKENS, default=RECALL_TOKENS),
         kinds=listing({**STRING, "enum": list(KINDS)}),
         tags=STRINGS,
         after=about(STRING, "Happened at or after (ISO date)"),
@@ -146,7 +145,7 @@ RECALL = Tool(
         as_of=about(STRING, "What was known then"),
         include_archived=BOOLEAN,
         response_format=about(
-            {"enum": ["concise", "detailed"]}, "detailed adds header, lineage and why", default="concise"
+            {**STRING, "enum": ["concise", "detailed"]}, "detailed adds header, lineage, why", default="concise"
         ),
     ),
     output_schema=gives(
@@ -163,7 +162,7 @@ RECALL = Tool(
                 state=STRING,
             )
         ),
-        omitted=about(INTEGER, "Found, but over the budget"),
+        omitted=about(INTEGER, "Over the budget"),
         degraded=MAYBE_STRING,
         nothing_relevant=BOOLEAN,
     ),
