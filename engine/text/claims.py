@@ -74,7 +74,7 @@ def _words(canon: Sequence[Word]) -> list[Word]:
 
 
 def _rival(a: list[Word], b: list[Word]) -> Comparison:
-    if not a or not b or _asks(a) != _asks(b):
+    if not a or not b or _asks(a) or _asks(b):  # a question asserts nothing
         return DIFFERENT
     bare_a, denials_a = frames.without_negation(a)
     bare_b, denials_b = frames.without_negation(b)
@@ -133,6 +133,8 @@ def _is_rival(slot: Slot, a: list[Word], b: list[Word], slots: int) -> bool:
         return True
     kinds_old, kinds_new = frames.value_kinds(slot.old), frames.value_kinds(slot.new)
     if kinds_old & kinds_new - {frames.NAME}:
+        if place is frames.Place.NO_VERB:
+            return frames.names_attribute(a, slot.start)
         return slots == 1 or place is frames.Place.VALUE
     if place is not frames.Place.VALUE or slots > 1:
         return False

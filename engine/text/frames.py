@@ -38,12 +38,14 @@ class Place(Enum):
 
     SUBJECT = "before the verb: it says what the statement is about"
     VALUE = "after a verb whose subject has one value at a time"
-    OTHER = "after another verb, or in a phrase without one"
+    OTHER = "after another verb"
+    NO_VERB = "in a phrase without a verb that we know"
 
 
 def stem(word: str) -> str:
-    """The stem of a plain word; what holds digits or signs stays as it is."""
-    return english_stem(word) if word.isalpha() and word.isascii() else word
+    """The stem of a plain word, in small letters; what holds digits or signs stays as it is."""
+    folded = word.lower()
+    return english_stem(folded) if word.isalpha() and word.isascii() else folded
 
 
 def stems(words: Sequence[Word]) -> list[str]:
@@ -143,14 +145,23 @@ def _sentence_end(words: Sequence[Word], index: int) -> int:
 def place(words: Sequence[Word], start: int, end: int) -> Place:
     """What the place `[start, end)` of `words` is in its sentence."""
     first, last = _sentence_start(words, start), _sentence_end(words, end)
-    before = [word.text for word in words[first:start] if word.text in _VERBS]
+    before = [word.text for word in words[first:start] if _is_verb(word)]
     if before:
         return Place.VALUE if before[-1] in _GROUP else Place.OTHER
-    if any(word.text in _VERBS for word in words[start:end]):
+    if any(_is_verb(word) for word in words[start:end]):
         return Place.OTHER if start > first else Place.SUBJECT
-    if start == first or any(word.text in _VERBS for word in words[end:last]):
+    if start == first or any(_is_verb(word) for word in words[end:last]):
         return Place.SUBJECT
-    return Place.OTHER
+    return Place.NO_VERB
+
+
+def _is_verb(word: Word) -> bool:
+    return word.text in _VERBS or (word.text.endswith("ed") and len(word.text) > 4 and not word.named)
+
+
+def names_attribute(words: Sequence[Word], start: int) -> bool:
+    """Whether a note without a verb names what the value at `start` is of: `budget 500 euros`."""
+    return any(word.text in opposites.ATTRIBUTES for word in words[_sentence_start(words, start) : start])
 
 
 def shares_enough(words: Sequence[Word], start: int, slot: Sequence[Word]) -> bool:

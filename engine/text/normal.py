@@ -52,7 +52,10 @@ _LEADING = word_set("""
 _TIME = re.compile(r"(\d{1,2})(?::(\d\d))?([ap])\.?m\.?\Z")
 _THOUSANDS = re.compile(r"([^\w]?)(\d{1,3}(?:,\d{3})+)((?:\.\d+)?\D{0,4})\Z")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][\w.-]*)(==?|:=|:)([^=/].*)\Z")
+_CASE_TELLS = re.compile(r"[\\/_=~]|\d[A-Za-z]|[A-Za-z]\d")
+_HALF_DAYS = frozenset(("am", "pm", "a.m", "p.m"))
 MAX_LEADING_WORDS = 4
+LONGEST_UNIT_CHARS = 3
 
 
 def normal_form(text: str) -> str:
@@ -72,6 +75,7 @@ def canonical(text: str) -> list[Word]:
 
 def _surface(text: str) -> Iterator[Word]:
     starts_sentence = True
+    after_number = False
     quoted: set[str] = set()  # the quotes that stand open
     for chunk in text.translate(_QUOTES).split():
         core, closing = chunk, ""
@@ -88,13 +92,21 @@ def _surface(text: str) -> Iterator[Word]:
             core, closing = core + closing[0], closing[1:]  # feet and inches, minutes and seconds
         if core:
             named = not starts_sentence and core[0].isupper()
-            folded = core.lower()
-            keeps_case = named and folded in CASE_MATTERS
-            yield Word(core if keeps_case else folded, core, named)
+            yield Word(_case_folded(core, named=named, after_number=after_number), core, named)
+            after_number = core[-1].isdigit()
         starts_sentence = any(mark in closing for mark in ".!?…:")
         for mark in _marks(closing):
             quoted.discard(mark)
             yield Word(mark, mark)
+
+
+def _case_folded(core: str, *, named: bool, after_number: bool) -> str:
+    """`core` in small letters, but where a capital tells things apart: US, 5 Mb, a path, a key."""
+    folded = core.lower()
+    if (named and folded in CASE_MATTERS) or _CASE_TELLS.search(core):
+        return folded if _TIME.match(folded) else core
+    is_unit = after_number and len(core) <= LONGEST_UNIT_CHARS and folded not in _HALF_DAYS
+    return core if is_unit else folded
 
 
 def _marks(closing: str) -> Iterator[str]:
@@ -151,7 +163,7 @@ def _with_numbers(words: list[Word]) -> list[Word]:
             index += length
             continue
         following = words[index + 1].text if index + 1 < len(words) else ""
-        if word.text.replace(":", "").isdecimal() and following in {"am", "pm", "a.m", "p.m"}:
+        if word.text.replace(":", "").isdecimal() and following in _HALF_DAYS:
             joined = _clock(word.text + following)
             if joined:
                 result.append(Word(joined, f"{word.shown} {words[index + 1].shown}"))
