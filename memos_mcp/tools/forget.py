@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from engine.operations import CONFIRM_MINUTES, Caller, Forget, ForgetResult, Mode, Progress
 from memos_mcp.render import receipt
 from memos_mcp.tools.tool import (
-    INTEGER,
+    MAYBE_OBJECT,
     MAYBE_STRING,
     STRING,
     STRINGS,
@@ -131,10 +131,10 @@ FORGET = Tool(
     input_model=ForgetArguments,
     input_schema=takes(
         ids=STRINGS,
-        query=about(STRING, "Act on what matches; previews first"),
+        query=STRING,
         cube=about(STRING, "Look for query here only"),
         confirm=about(STRING, f"Token of a preview, valid {CONFIRM_MINUTES} minutes"),
-        mode=about({"enum": ["archive", "erase"]}, default="archive"),
+        mode=about({**STRING, "enum": ["archive", "erase"]}, default="archive"),
         reason=about(STRING, "For the audit log"),
     ),
     output_schema=gives(
@@ -142,8 +142,8 @@ FORGET = Tool(
         not_found=STRINGS,
         preview=listing(gives(id=STRING, content=STRING)),
         confirm=MAYBE_STRING,
-        invalidated=gives(kv=INTEGER, lora=INTEGER),
-        receipt={"type": ["object", "null"]},
+        invalidated={"type": "object"},
+        receipt=MAYBE_OBJECT,
     ),
     hints=Hints(read_only=False, destructive=True, idempotent=True),
     run=run,

@@ -11,7 +11,8 @@ from pydantic_core import PydanticCustomError
 from engine.operations import Caller, Fuse, Progress
 from memos_mcp.tools.tool import (
     BOOLEAN,
-    INTEGER,
+    MAYBE_OBJECT,
+    MAYBE_STRING,
     STRING,
     STRINGS,
     Hints,
@@ -94,11 +95,11 @@ FUSE = Tool(
         dry_run=about(BOOLEAN, "Only say what would happen"),
     ),
     output_schema=gives(
-        fused={"type": ["object", "null"], "properties": {"id": STRING, "version": INTEGER}},
+        fused=MAYBE_OBJECT,
         merged=STRINGS,
         conflicts=listing(gives(ids=STRINGS, about=STRING)),
         groups=listing(STRINGS),
-        content={"type": ["string", "null"]},
+        content=MAYBE_STRING,
     ),
     hints=Hints(read_only=False, destructive=False, idempotent=False),
     run=run,

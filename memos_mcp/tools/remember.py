@@ -107,12 +107,12 @@ REMEMBER = Tool(
     ),
     input_model=RememberArguments,
     input_schema=takes(
-        content=about(STRING, "What to keep. Give this or messages"),
+        content=about(STRING, "This or messages"),
         messages=about(
             listing(takes("role", "content", role=STRING, content=STRING, name=STRING, at=about(STRING, "ISO 8601"))),
-            "A conversation, kept verbatim in order",
+            "A conversation, kept verbatim",
         ),
-        cube=about(STRING, "Named space of memories; made on first use", default=DEFAULT_CUBE),
+        cube=about(STRING, "Made on first use", default=DEFAULT_CUBE),
         kind={**STRING, "enum": list(KINDS)},
         tags=STRINGS,
         occurred_at=about(STRING, "When it happened, ISO; 'yesterday' in the text counts from it"),

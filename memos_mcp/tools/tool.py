@@ -26,7 +26,9 @@ STRING: Schema = {"type": "string"}
 STRINGS: Schema = {"type": "array", "items": STRING}
 INTEGER: Schema = {"type": "integer"}
 BOOLEAN: Schema = {"type": "boolean"}
-MAYBE_STRING: Schema = {"type": ["string", "null"]}
+NULL: Schema = {"type": "null"}
+MAYBE_STRING: Schema = {"anyOf": [STRING, NULL]}  # clients with a single-type dialect stumble over a list of types
+MAYBE_OBJECT: Schema = {"anyOf": [{"type": "object"}, NULL]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from memos_mcp.transports import LOOPBACK, HttpSettings, check_bind, is_loopback
 from tests.memos_mcp.serving import ERAS, START, VERSION, Era, HandClock, remember
 from tests.memos_mcp.web import BOTH, LATEST_LEGACY, Reply, Web, serving_http
 
+MAX_LIST_BYTES = 7_000
 INITIALIZE = {
     "jsonrpc": "2.0",
     "id": 0,
@@ -96,6 +97,17 @@ def test_health_tells_that_it_is_up_and_its_version_and_nothing_else(guarded: We
 
 def test_what_is_not_served_is_not_found(web: Web) -> None:
     assert web.send("GET", "/elsewhere").status == 404
+
+
+def test_the_list_of_core_tools_is_small_on_the_wire_in_both_eras(web: Web) -> None:
+    modern = web.modern("tools/list")
+    session = initialize(web).headers["mcp-session-id"]
+    usual = {"Content_Type": "application/json", "Accept": BOTH, "Mcp_Session_Id": session}
+    legacy = web.send("POST", "/mcp", b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}', **usual)
+    for reply in (modern, legacy):
+        assert [tool["name"] for tool in reply.message["result"]["tools"]] == ["remember", "recall", "forget", "fuse"]
+        assert len(reply.text.encode()) <= MAX_LIST_BYTES
+        assert len(json.dumps(reply.message["result"]["tools"]).encode()) <= MAX_LIST_BYTES
 
 
 # --- hosts, origins, sizes --------------------------------------------------------------------------------------
