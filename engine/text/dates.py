@@ -36,6 +36,9 @@ BESIDE_REACH_CHARS = 32
 MAX_MENTIONS = 256  # of one text: past this, times are not what it is about
 
 
+_DIGIT = re.compile(r"\d")
+
+
 class Found(NamedTuple):
     """A mention and where it stands in the text."""
 
@@ -110,7 +113,11 @@ def _space_near(text: str, position: int, step: int) -> int:
 def _in_window(text: str, low: int, high: int, anchor: datetime, previous: datetime | None) -> list[_Item]:
     taken: list[_Item] = []
     local = anchor.replace(tzinfo=None)
+    window = text[low:high].lower()
+    has_digit = _DIGIT.search(window) is not None
     for rule in RULES:
+        if not any(has_digit if need == "#" else need in window for need in rule.needs):
+            continue
         for match in rule.pattern.finditer(text, low, high):
             if any(match.start() < item.end and item.start < match.end() for item in taken):
                 continue
