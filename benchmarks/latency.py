@@ -86,7 +86,7 @@ def preload(subject: Subject, texts: Sequence[Sample], data: Path) -> None:
     """Fill a server's store: ours through `import`, the official one by its file, the other through its tool."""
     started = time.perf_counter()
     if subject.name == OURS:
-        lines = "".join(json.dumps({"content": sample.content}) + "\n" for sample in texts)
+        lines = "".join(json.dumps(record(sample, number)) + "\n" for number, sample in enumerate(texts))
         subprocess.run(
             [COMMAND, "import", "jsonl", "-", "--offline", "--data", str(data / "memos")],
             input=lines.encode(),
@@ -104,6 +104,13 @@ def preload(subject: Subject, texts: Sequence[Sample], data: Path) -> None:
             for number, sample in enumerate(texts):
                 server.call(*subject.store(sample.content, number))
     say(f"  {subject.name}: {len(texts):,} memories in {time.perf_counter() - started:,.0f} s")
+
+
+def record(sample: Sample, number: int) -> dict[str, str]:
+    """A memory as `export` writes it: with an id and a state it is put in as it is, many at once."""
+    at = "2026-01-01T00:00:00+00:00"
+    header = {"id": f"m_{number:020d}", "cube": "default", "state": "generated", "kind": "fact"}
+    return {**header, "content": sample.content, "created_at": at, "updated_at": at}
 
 
 def stop_ours(data: Path) -> None:
@@ -179,9 +186,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write(result: dict[str, Any]) -> Path:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"latency-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+def write(result: dict[str, Any], folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"latency-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     return path
 
@@ -201,6 +208,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="install and measure the other servers too")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memos-benchmarks"
     parser.add_argument("--cache", type=Path, default=cache, help="where the other servers are installed")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures are written")
     return parser.parse_args()
 
 
@@ -222,7 +230,10 @@ def main() -> int:
         stop_ours(data)
         shutil.rmtree(data)
     notes = {subject.name: subject.note for subject in every}
-    path = write({"what": "latency", **environment(), "memories": chosen.memories, "servers": notes, "rows": rows})
+    path = write(
+        {"what": "latency", **environment(), "memories": chosen.memories, "servers": notes, "rows": rows},
+        chosen.results,
+    )
     for name, note in notes.items():
         say(f"{name}: {note}")
     say(f"written to {path}")
