@@ -184,7 +184,7 @@ class Rows:
             self.ids.append(entry.id)
             if row >= len(self.columns["label"]):
                 for name, (dtype, default) in COLUMNS.items():
-                    grown: NDArray[Any] = np.full(2 * row, default, dtype)
+                    grown: NDArray[Any] = np.full(max(SMALLEST, 2 * row), default, dtype)
                     grown[:row] = self.columns[name]
                     self.columns[name] = grown
         self.row_of[entry.label] = row
