@@ -124,23 +124,29 @@ def _own(
         endpoint = Endpoint(address, secrets.token_hex(32), os.getpid(), epoch, VERSION, foreground=foreground)
         places.publish(settings.data, endpoint)
         logger.info("version %s owns %s, epoch %d", VERSION, settings.data, epoch)
-        return anyio.run(_serve, settings, endpoint, sock, http, toolsets)
+        return anyio.run(_serve, settings, lock, endpoint, sock, http, toolsets)
     except MemosError:
         raise
     except Exception:  # the outermost edge: the interpreter's own report would quote what was being worked on
         logger.exception("an unexpected failure ended the daemon")
         return FAILED
     finally:
-        places.retract(settings.data)
+        if lock.counts():
+            places.retract(settings.data)
         logging.getLogger().removeHandler(log)
         log.close()
         lock.release()
 
 
 async def _serve(
-    settings: Settings, endpoint: Endpoint, sock: socket.socket, http: Http | None, toolsets: Sequence[str]
+    settings: Settings,
+    lock: Lock,
+    endpoint: Endpoint,
+    sock: socket.socket,
+    http: Http | None,
+    toolsets: Sequence[str],
 ) -> int:
-    host = Host(settings, endpoint, lambda: _load(settings, toolsets), http)
+    host = Host(settings, lock, endpoint, lambda: _load(settings, toolsets), http)
     sock.setblocking(False)
     try:
         await host.serve(await SocketListener.from_socket(sock))

@@ -74,8 +74,16 @@ def log_path(data: Path) -> Path:
 class Lock:
     """A held lock on a file. The file stays; only the lock is released."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
+        self._path = path
+
+    def counts(self) -> bool:
+        """Whether others still find the file that is locked: not so when somebody removed the folder."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), self._path.stat())
+        except OSError:
+            return False
 
     def read(self) -> dict[str, int]:
         os.lseek(self._fd, 0, os.SEEK_SET)
@@ -95,7 +103,7 @@ def take_lock(path: Path) -> Lock | None:
     """The lock on `path`, or None when another process has it."""
     fd = _open_lock_file(path)
     if _lock(fd, shared=False):
-        return Lock(fd)
+        return Lock(fd, path)
     os.close(fd)
     return None
 

@@ -32,7 +32,7 @@ from engine.errors import MemosError, Unavailable
 from engine.settings import Settings
 from memos_mcp import endpoint as places
 from memos_mcp.control import ControlSocket
-from memos_mcp.endpoint import PROTOCOL, Endpoint
+from memos_mcp.endpoint import PROTOCOL, Endpoint, Lock
 from memos_mcp.envelope import MAX_LINE_BYTES, compact
 from memos_mcp.lines import Lines, LineTooLong
 from memos_mcp.version import VERSION
@@ -54,6 +54,7 @@ FAILURE_STAYS_S = 2.0  # a store that did not open: how long clients are told wh
 SWEEP_EVERY_S = 60.0
 DRAIN_S = 10.0
 ACCEPT_AGAIN_S = 0.1
+FOLDER_EVERY_S = 2.0
 ON_PURPOSE = frozenset({"stop", "SIGTERM", "SIGINT", "SIGHUP", "HTTP has ended"})
 """Ends that somebody wanted: bridges then start another daemon only when there is work."""
 
@@ -72,11 +73,14 @@ Http = Callable[["Host", Opened, Any], Awaitable[None]]
 class Host:
     """One run of the daemon's event loop."""
 
-    def __init__(self, settings: Settings, endpoint: Endpoint, load: Callable[[], Opened], http: Http | None) -> None:
+    def __init__(
+        self, settings: Settings, lock: Lock, endpoint: Endpoint, load: Callable[[], Opened], http: Http | None
+    ) -> None:
         self.foreground = endpoint.foreground
         self.ended_because = ""
         self.opened: Opened | None = None
         self._settings = settings
+        self._lock = lock
         self._endpoint = endpoint
         self._load = load
         self._http = http
@@ -94,14 +98,15 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._catch_signals()
         async with anyio.create_task_group() as tasks:
-            for work in (self._open, self._sweep, self._end_when_idle):
+            for work in (self._open, self._sweep, self._end_when_idle, self._end_with_the_folder):
                 tasks.start_soon(work)
             tasks.start_soon(self._accept, listener)
             await self._ended.wait()
             logger.info("ending: %s", self.ended_because)
-            places.retract(self._settings.data)
+            if self._lock.counts():  # else the place is another's by now
+                places.retract(self._settings.data)
+                places.remove_socket(self._endpoint.address)
             await listener.aclose()
-            places.remove_socket(self._endpoint.address)
             await self._drain()
             tasks.cancel_scope.cancel()
 
@@ -158,7 +163,7 @@ class Host:
     async def _open(self) -> None:
         started = time.monotonic()
         try:
-            self.opened = await anyio.to_thread.run_sync(self._load)
+            await anyio.to_thread.run_sync(self._load_here)
         except MemosError as error:
             await self._fail(error)
         except Exception:  # the outermost edge: whatever it is, those who wait are told
@@ -166,6 +171,7 @@ class Host:
             await self._fail(Unavailable(f"the daemon cannot start: see {places.log_path(self._settings.data)}"))
         else:
             logger.info("ready after %.0f ms, epoch %d", 1e3 * (time.monotonic() - started), self._endpoint.epoch)
+            assert self.opened is not None
             async with self.opened.server.lifespan(self.opened.server) as self._lifespan:
                 self._busy_at = time.monotonic()
                 self._ready.set()
@@ -174,6 +180,10 @@ class Host:
                     await self._http(self, self.opened, self._lifespan)
                     self.end("HTTP has ended")
                 await anyio.sleep_forever()  # the lifespan lasts until everything is drained
+
+    def _load_here(self) -> None:
+        """In a worker thread: what is open must be known even if we are told to end meanwhile, so as to be closed."""
+        self.opened = self._load()
 
     async def _fail(self, error: MemosError) -> None:
         logger.error("%s: %s", error.code, error)
@@ -202,6 +212,12 @@ class Host:
                 self.end("idle")
                 return
             await anyio.sleep(left_s)
+
+    async def _end_with_the_folder(self) -> None:
+        """Whoever removed the data folder would lose what is written from now on; a new daemon makes a new one."""
+        while self._lock.counts():
+            await anyio.sleep(FOLDER_EVERY_S)
+        self.end("the data folder was removed")
 
     async def _drain(self) -> None:
         """Let what is in flight finish. The clients of a daemon that was stopped on purpose are told so."""

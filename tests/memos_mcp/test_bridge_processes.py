@@ -13,7 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
+from mcp import Client, StdioServerParameters
 
 from memos_mcp import endpoint
 from memos_mcp.envelope import MAX_LINE_BYTES
@@ -205,3 +208,20 @@ def test_the_loss_of_the_daemon_goes_unnoticed(data: Path) -> None:
         answers = [m for m in assistant.seen if "id" in m]
         assert [m["id"] for m in answers] == [1, 2, 3, 4, 5]
         assert all("result" in m for m in answers)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_clients_of_both_eras_keep_their_session_when_the_daemon_is_lost(data: Path, mode: Any) -> None:
+    parameters = StdioServerParameters(command=sys.executable, args=["-m", "memos_mcp"], env=environment(data), cwd="/")
+
+    async def talk() -> None:
+        async with Client(parameters, mode=mode) as client:
+            for n in range(2):
+                result = await client.call_tool("remember", {"content": note(mode, n)})
+                assert result.structured_content is not None
+                assert result.structured_content["stored"][0]["status"] == "added"
+                os.kill(await anyio.to_thread.run_sync(owner, data), signal.SIGKILL)
+            assert {tool.name for tool in (await client.list_tools()).tools} >= {"remember", "recall"}
+
+    anyio.run(talk)
+    assert daemons_so_far(data) == 3

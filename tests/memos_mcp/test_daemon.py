@@ -212,6 +212,16 @@ def test_a_newer_bridge_has_the_older_daemon_hand_over_and_the_older_bridge_goes
     assert daemons_so_far(data) == 2
 
 
+def test_a_removed_data_folder_ends_its_daemon_and_the_next_request_makes_a_new_one(data: Path) -> None:
+    with Assistant(data) as assistant:
+        assistant.start().remember("in the folder that is removed")
+        pid = owner(data)
+        shutil.rmtree(data)
+        until(lambda: not alive(pid), "the end of the daemon without a folder")
+        assert assistant.remember("in the folder that is removed")["status"] == "added"
+        assert daemons_so_far(data) == 1
+
+
 def test_the_daemon_ends_quietly_when_another_owns_the_folder(data: Path) -> None:
     dial.connect(data, hello()).close()
     pid = owner(data)
