@@ -41,13 +41,16 @@ from engine.operations import (
     Progress,
     Recall,
     Receipt,
+    Recollection,
 )
 from engine.parts import Parts, check_ids, may, once
 from engine.recalling import Recalling
+from engine.text.words import stems
 from engine.vault import Transaction, backup_names, queries
 from engine.vault.backup import AUTOMATIC, backup_path
 from engine.vault.rows import Record, known_time, stored_time
 
+SURE = 0.5  # from this score on a memory counts as what the query means
 PREVIEW_LIMIT = 20  # memories that one query may preview
 
 
@@ -107,7 +110,8 @@ class Forgetting:
         found = self._recalling.recall(search, caller, use=False)
         if found.nothing_relevant:
             return ForgetResult()
-        return self._propose([item.memory.id for item in found.memories], (), request.mode, caller)
+        matching = [item.memory.id for item in found.memories if _matches(request.query, item)]
+        return self._propose(matching, (), request.mode, caller)
 
     def _preview_ids(self, ids: Sequence[str], request: Forget, caller: Caller) -> ForgetResult:
         with self._parts.vault.reading() as connection:
@@ -182,6 +186,11 @@ def _check(request: Forget) -> None:
         raise Invalid("the query is empty: say in a few words what to forget")
     if request.reason is not None and len(request.reason) > MAX_REASON_CHARS:
         raise Invalid(f"the reason has {len(request.reason)} characters: use at most {MAX_REASON_CHARS}")
+
+
+def _matches(query: str, found: Recollection) -> bool:
+    """Whether a memory is meant by a query to forget: it holds all its words, or answers it beyond doubt."""
+    return set(stems(query)).issubset(stems(found.memory.content)) or found.score >= SURE
 
 
 def _readable(transaction: Transaction, ids: Sequence[str]) -> tuple[list[Record], tuple[str, ...]]:

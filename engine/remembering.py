@@ -227,7 +227,10 @@ class _Store:
         id = self.exact.get(item.key)
         if id is not None and self._same_event(self.known.get(id), draft):
             return self._as_duplicate(id)
-        return next((self._as_duplicate(id) for id in self._standing(item.same, draft)), None)
+        return next(
+            (self._as_duplicate(id) for id in self._standing(item.same) if self._same_event(self.known[id], draft)),
+            None,
+        )
 
     def _as_duplicate(self, id: str) -> Stored:
         known = self.known.get(id)
@@ -263,12 +266,19 @@ class _Store:
         old, new = record.memory.descriptive.occurred_at, draft.occurred_at
         return old is None or new is None or old == new
 
-    def _standing(self, compared: dict[str, int], draft: Draft) -> Iterator[str]:
+    def _other_times(self, record: Record, draft: Draft) -> bool:
+        """Whether both were given an event time from outside, and another one: then they do not contradict.
+
+        A time that the text itself speaks of is part of what it says, and may well be what they disagree about.
+        """
+        told = not record.memory.descriptive.mentions and not draft.mentions
+        return told and not self._same_event(record, draft)
+
+    def _standing(self, compared: dict[str, int]) -> Iterator[str]:
         """Those memories that still are what the draft was compared with."""
         for id, version in compared.items():
             record = self.known.get(id)
-            same = record is not None and record.memory.version == version and self._same_event(record, draft)
-            if same and self._stands(id):
+            if record is not None and record.memory.version == version and self._stands(id):
                 yield id
 
     # --- new memories ------------------------------------------------------------------------------------------
@@ -279,7 +289,7 @@ class _Store:
         superseded = tuple(record.memory.id for record in self.superseded) if number == 0 else ()
         if superseded:
             self._supersede(id)
-        conflicts = tuple(self._standing(item.rivals, draft))
+        conflicts = tuple(id for id in self._standing(item.rivals) if not self._other_times(self.known[id], draft))
         self.new.append((number, self._record(id, number, item)))
         self.exact.setdefault(item.key, id)
         self._relate(id, number, draft, conflicts)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import StrEnum
+from functools import lru_cache
 
 from engine.text import frames
 from engine.text.normal import Word, canonical, normal_form
@@ -29,6 +30,7 @@ MAX_SLOTS = 2  # more differing places than this: another statement, not a rival
 MAX_SLOT_WORDS = 5
 MAX_MIDDLE_WORDS = 60  # what is aligned word by word, between the equal beginning and the equal end
 MAX_ABOUT_CHARS = 80
+TEXTS_KEPT = 256
 
 
 class Relation(StrEnum):
@@ -60,12 +62,19 @@ class Slot:
 
 def compare(old: str, new: str) -> Comparison:
     """Relation of the text `new` to the text `old`."""
-    if old == new or normal_form(old) == normal_form(new):
+    if old == new:
         return SAME
-    a, b = canonical(old), canonical(new)
+    (form_a, a), (form_b, b) = _read(old), _read(new)
+    if form_a == form_b:
+        return SAME
     if [word.text for word in a] == [word.text for word in b]:
         return SAME
     return _rival(_words(a), _words(b))
+
+
+@lru_cache(maxsize=TEXTS_KEPT)  # a new text is compared with several old ones
+def _read(text: str) -> tuple[str, tuple[Word, ...]]:
+    return normal_form(text), tuple(canonical(text))
 
 
 def _words(canon: Sequence[Word]) -> list[Word]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+REMARK = "[memory] "  # begins each line beside the blocks: it is about them, and no more to be stored than they are
 ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
 NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
 
@@ -17,6 +18,7 @@ NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
 # would make two contents look alike.
 _TAG_INSIDE = re.compile(r"<(?=[\s/]*+memory)|&(?=(?:amp;)*+lt;[\s/]*+memory)", re.IGNORECASE)
 _TAG = re.compile(r'<memory id="([A-Za-z0-9_.:-]{1,128})"(?: [a-z][a-z0-9_-]*="[^"<>]*")*+>|</memory>')
+_REMARKS = re.compile(rf"^{re.escape(REMARK)}.*\n?", re.MULTILINE)
 _ATTRIBUTE_ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"}
 )
@@ -42,8 +44,16 @@ def escape(content: str) -> str:
     return _TAG_INSIDE.sub(lambda match: "&lt;" if match[0] == "<" else "&amp;", content)
 
 
+def remark(text: str) -> str:
+    """A line about recalled memories, marked so that it is recognised when it comes back."""
+    return REMARK + " ".join(text.split())
+
+
 def take_out(text: str) -> tuple[str, tuple[str, ...]]:
-    """What is left of `text` without its blocks of recalled memory, and the ids of these, in order, each once."""
+    """What is left of `text` without its blocks of recalled memory, and the ids of these, in order, each once.
+
+    Where there are blocks, the remarks that went out with them are taken out too.
+    """
     if "</memory>" not in text:
         return text, ()
     kept: list[str] = []
@@ -58,5 +68,8 @@ def take_out(text: str) -> tuple[str, tuple[str, ...]]:
             ids[opened[1]] = None
             done = tag.end()
             opened = None
+    if not ids:
+        return text, ()
     kept.append(text[done:])
-    return "".join(kept), tuple(ids)
+    rest = "".join(kept)
+    return _REMARKS.sub("", rest), tuple(ids)
