@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import pytest
 from engine.errors import Invalid
 from memos_mcp import dial, endpoint
 from memos_mcp.logs import log_to_file
+from memos_mcp.version import VERSION, version_key
 from tests.memos_mcp.processes import (
+    ROOT,
     Assistant,
     control,
     daemon_gone_after,
@@ -204,3 +207,9 @@ def test_the_log_names_what_happened_and_quotes_nothing_that_was_kept(tmp_path: 
     assert "request r1 failed" in log
     assert "builtins.ValueError" in log
     assert "engine.errors.Invalid: 'limit' must be a number" in log
+
+
+def test_the_version_that_processes_compare_is_that_of_the_distribution() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION
+    assert version_key("0.10.0") > version_key("0.9.1rc2") > version_key("0.9")
