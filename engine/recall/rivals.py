@@ -1,6 +1,7 @@
 """The newest of rivals first: facts change, and who asks how something stands wants the last word.
 
-Rivals are the few candidates that answer the query about equally well. Among them, later ones are lifted and earlier
+Rivals are the few candidates that answer the query about equally well, with the same voice: what an assistant said last
+is no news about what its user said, nor what Ann said about Bob's plans. Among them, later ones are lifted and earlier
 ones lowered, in proportion to how many rivals stand on either side of them in time, and a later one that speaks of a
 change ("rescheduled", "increased to") a little more. A candidate that is clearly less relevant is no rival, however
 new it is; and a query about the past is left as it was.
@@ -18,8 +19,8 @@ from engine.recall.fusion import Scores
 
 LOOKED_AT = 8
 REACH = 0.6  # below the best: beyond it, a candidate answers something else
-NEWER = 0.3
-CHANGE = 0.15  # for each word of change, up to two
+NEWER = 0.2
+CHANGE = 0.2  # for each word of change, up to two
 MAX_CHANGES = 2
 
 
@@ -34,7 +35,11 @@ class Ranked:
 def newest_first(hits: Hits, total: Scores) -> Ranked:
     """Move the totals of rivals."""
     order = np.lexsort((hits.label, -total))[:LOOKED_AT]
-    rivals = order[total[order] >= total[order[0]] - REACH] if len(order) else order
+    if not len(order):
+        return Ranked(total)
+    best = order[0]
+    near = total[order] >= total[best] - REACH
+    rivals = order[near & (hits.spoken[order] == hits.spoken[best]) & (hits.assistant[order] == hits.assistant[best])]
     if len(rivals) < 2:
         return Ranked(total)
     in_time = np.lexsort((hits.label[rivals], hits.event[rivals]))
