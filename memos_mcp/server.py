@@ -37,7 +37,7 @@ from memos_mcp.service import Context, Service, is_modern, principal_of, serving
 from memos_mcp.tools.calls import ToolCalls
 from memos_mcp.tools.table import CORE, in_toolsets
 from memos_mcp.uris import canonical
-from memos_mcp.wire import encodable
+from memos_mcp.wire import encodable, first_complaint
 
 if TYPE_CHECKING:
     from engine.memos import MemOS
@@ -170,8 +170,11 @@ async def _contain(ctx: ServerRequestContext[Service, Any], call_next: CallNext)
     """The outermost edge: what the engine refuses becomes a protocol error, what nobody expected a report number."""
     try:
         return await call_next(ctx)
-    except (MCPError, ValidationError):
+    except MCPError:
         raise
+    except ValidationError as error:
+        message = f"Invalid request parameters of {ctx.method}: {first_complaint(error)}"
+        raise MCPError(INVALID_PARAMS, encodable(message)) from error
     except MemosError as error:
         code = INTERNAL_ERROR if isinstance(error, OURS_TO_MEND) else INVALID_PARAMS
         raise MCPError(code, encodable(f"{error.code}: {error}"), {"code": error.code}) from error

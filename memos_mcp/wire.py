@@ -79,6 +79,12 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def first_complaint(error: ValidationError) -> str:
+    """What is wrong with a request as a whole, in one line."""
+    detail = _worst(error.errors(include_url=False))
+    return f"'{_spell(detail['loc'])}' {_complaint(detail['type'], detail.get('ctx', {}), detail)}"
+
+
 # --- the types that arguments are made of -----------------------------------------------------------------------
 
 

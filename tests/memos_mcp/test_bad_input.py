@@ -317,6 +317,14 @@ def test_wrong_ways_to_come_in_are_refused_over_http(memos: MemOS, tmp_path: Pat
         assert web.modern("tools/list").status == 200
 
 
+def test_a_protocol_error_names_what_is_wrong(memos: MemOS, tmp_path: Path) -> None:
+    with serving_http(memos, tmp_path / "data") as web:
+        reply = web.send("POST", "/mcp", MALFORMED["arguments that are an array"], **headers_of(MODERN))
+    message = reply.message["error"]["message"]
+    assert message.startswith("Invalid request parameters of tools/call: ")
+    assert "arguments' must be an object, not an array" in message
+
+
 # --- anything at all --------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(), max_size=40) | st.sampled_from([*BAD_LINES, "default", "m_1", "2026-05-01"])

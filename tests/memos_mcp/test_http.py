@@ -13,6 +13,7 @@ import pytest
 from mcp import Client
 from mcp.client.session import ClientSession
 from mcp.client.sse import sse_client
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from engine.errors import Conflict, Corrupt, Expired, Invalid, NotAllowed, NotFound
 from engine.memos import MemOS
@@ -23,7 +24,7 @@ from tests.memos_mcp.serving import ERAS, START, VERSION, Era, HandClock, rememb
 from tests.memos_mcp.web import BOTH, LATEST_LEGACY, Reply, Web, serving_http
 
 MAX_LIST_BYTES = 7_000
-INITIALIZE = {
+INITIALIZE: dict[str, Any] = {
     "jsonrpc": "2.0",
     "id": 0,
     "method": "initialize",
@@ -88,6 +89,18 @@ async def test_the_old_sse_transport_works_and_is_marked_deprecated(web: Web) ->
             connection.close()
 
     assert "deprecation" in await anyio.to_thread.run_sync(headers)
+
+
+@pytest.mark.parametrize("version", HANDSHAKE_PROTOCOL_VERSIONS)
+def test_every_handshake_version_is_spoken(web: Web, version: str) -> None:
+    hello = {**INITIALIZE, "params": {**INITIALIZE["params"], "protocolVersion": version}}
+    usual = {"Content_Type": "application/json", "Accept": BOTH}
+    reply = web.send("POST", "/mcp", json.dumps(hello).encode(), **usual)
+    assert reply.message["result"]["protocolVersion"] == version
+    session = {"Mcp_Session_Id": reply.headers["mcp-session-id"], "MCP_Protocol_Version": version}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "recall", "arguments": {}}}
+    answer = web.send("POST", "/mcp", json.dumps(call).encode(), **usual, **session).message
+    assert answer["result"]["content"][0]["text"] == "Invalid: 'query' is required"
 
 
 def test_health_tells_that_it_is_up_and_its_version_and_nothing_else(guarded: Web) -> None:
@@ -174,8 +187,9 @@ def test_a_token_sees_and_changes_only_what_its_scopes_allow(memos: MemOS, guard
     token = bearer(create_token(folder, "colleague", START, scopes=["read:team"]))
 
     def call(name: str, **arguments: Any) -> dict[str, Any]:
-        result: dict[str, Any] = guarded.modern("tools/call", {"name": name, "arguments": arguments}, **token).message
-        return result["result"]  # type: ignore[no-any-return]
+        message = guarded.modern("tools/call", {"name": name, "arguments": arguments}, **token).message
+        result: dict[str, Any] = message["result"]
+        return result
 
     found = call("recall", query="the vault code or the team lunch")["structuredContent"]["memories"]
     assert {memory["cube"] for memory in found} == {"team"}
