@@ -51,7 +51,7 @@ _TO_ASSISTANT = re.compile(
     r"|\byou(?:'ve| have)? (?:recommended|suggested|told|explained|advised|gave|given|proposed|described|said|mentioned"
     r"|wrote|showed|provided)\b"
     r"|\byour (?:advice|suggestions?|recommendations?|answers?|explanations?|repl(?:y|ies))\b"
-    r"|\bremind me (?:what|which|how|of)\b"
+    r"|\bremind me (?:what|which|how|of)\b(?! I\b)"
     r"|\b(?:our|your) (?:previous|last|earlier) (?:chat|conversation|answer|reply|session|discussion)",
     re.IGNORECASE,
 )
