@@ -61,6 +61,8 @@ def rank(request: Recall, indexes: Mapping[str, CubeIndex], query_vector: Floats
 
     `query_vector`, shape [dimension], is that of `meaning(request.query, indexes)`; None: by words alone.
     """
+    if not indexes:
+        return Ranking((), nothing_relevant=True)
     query = _understood(request.query, indexes, now)
     worth = _worth(query, indexes)
     question = Question(

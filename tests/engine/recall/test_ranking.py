@@ -120,6 +120,11 @@ def test_a_question_about_something_else_finds_nothing_relevant() -> None:
     assert ids(ask("Anything?", Store())) == []
 
 
+def test_where_there_is_nothing_to_search_nothing_is_found() -> None:
+    assert rank(Recall("anything"), {}, None, NOW) == Ranking((), nothing_relevant=True)
+    assert meaning("anything", {}) == "anything"
+
+
 def test_a_newer_rival_comes_first_when_asked_how_it_stands() -> None:
     store = filled()
     old = store.say("My daily quota is 1,000 calls")
