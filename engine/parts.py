@@ -48,8 +48,7 @@ def readable_cubes(parts: Parts, names: Sequence[str] | None, caller: Caller) ->
     Raises:
         NotFound: one that was named does not exist (for this caller).
     """
-    with parts.vault.reading() as connection:
-        mine = [cube for cube in queries.cubes(connection) if allowed(caller.principal, cube, Action.READ)]
+    mine = [cube for cube in parts.vault.cubes() if allowed(caller.principal, cube, Action.READ)]
     if names is None:
         return mine
     known = {cube.name: cube for cube in mine}
@@ -139,8 +138,8 @@ def once(
     def recorded(transaction: Transaction) -> T:
         if caller.operation is None:
             return job(transaction)[0]
-        rows = transaction.rows(_RECORDED, [caller.operation, arguments])
-        if rows:
+        rows = transaction.rows("SELECT result, arguments FROM operations WHERE operation = ?", [caller.operation])
+        if rows and rows[0][1] == arguments:
             return load(json.loads(rows[0][0]))
         result, ids = job(transaction)
         values = (
@@ -151,7 +150,7 @@ def once(
             stored_time(transaction.now),
         )
         transaction.insert(
-            "operations", ("operation", "arguments", "ids", "result", "recorded_at"), [values], replace_=True
+            "operations", ("operation", "arguments", "ids", "result", "recorded_at"), [values], replace_=bool(rows)
         )
         return result
 

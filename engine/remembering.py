@@ -111,16 +111,16 @@ def _prepared(parts: Parts, request: Remember, drafts: Sequence[Draft]) -> list[
     alike = [_alike(parts, request, draft) for draft in drafts]
     ids = list(dict.fromkeys(id for found in alike for id in found))
     with parts.vault.reading() as connection:
-        known = queries.records(connection, ids)
+        known = queries.contents(connection, ids)
     prepared = []
     for draft, found in zip(drafts, alike, strict=True):
-        verdicts = {id: compare(known[id].memory.content, draft.content).relation for id in found if id in known}
+        verdicts = {id: compare(known[id][1], draft.content).relation for id in found if id in known}
         prepared.append(
             _Prepared(
                 draft,
                 _key(parts, draft),
-                {id: known[id].memory.version for id, claim in verdicts.items() if claim is Claim.SAME},
-                {id: known[id].memory.version for id, claim in verdicts.items() if claim is Claim.RIVAL},
+                {id: known[id][0] for id, claim in verdicts.items() if claim is Claim.SAME},
+                {id: known[id][0] for id, claim in verdicts.items() if claim is Claim.RIVAL},
             )
         )
     return prepared

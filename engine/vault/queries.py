@@ -29,6 +29,15 @@ def records(connection: Connection, ids: Sequence[str]) -> dict[str, Record]:
     return {row[0]: record_of(row) for row in rows}
 
 
+def contents(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """(version, content) by id; ids that do not exist are left out."""
+    if not ids:
+        return {}
+    marks = ", ".join("?" * len(ids))
+    rows = connection.execute(f"SELECT id, version, content FROM memories WHERE id IN ({marks})", list(ids)).fetchall()
+    return {id: (version, content) for id, version, content in rows}
+
+
 def complete(connection: Connection, found: Iterable[Record]) -> list[Memory]:
     """Memories with lineage and usage, in the order given."""
     found = list(found)

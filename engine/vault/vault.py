@@ -25,10 +25,12 @@ from typing import Any, TypeVar
 
 import duckdb
 
+from cubes import MemCube
 from engine.clock import Clock, Ids
 from engine.errors import Busy, Corrupt, Unavailable
 from engine.operations import Caller
 from engine.settings import Settings
+from engine.vault import queries
 from engine.vault.backup import FRESH, PRE_MIGRATION, backup_path, copy_database, newest_backup, remove_unfinished
 from engine.vault.lock import FolderLock
 from engine.vault.schema import META_TABLE, MIGRATIONS, Migration
@@ -64,6 +66,7 @@ class MemVault:
         self._ids = ids
         self._migrations = tuple(migrations)
         self._shared = SharedLock()
+        self._cubes: tuple[int, tuple[MemCube, ...] | None] = (0, None)  # which generation, and its cubes
         self._idle: list[duckdb.DuckDBPyConnection] = []  # cursors that no reader holds
         self.on_commit: Callable[[Sequence[Change], Transaction], None] = lambda changes, transaction: None
         self._closed = False
@@ -231,11 +234,23 @@ class MemVault:
         with self.reading() as connection:
             return connection.execute(sql, list(parameters)).fetchall()
 
+    def cubes(self) -> tuple[MemCube, ...]:
+        """All cubes, by name; kept between calls, since every request asks for them."""
+        as_of, known = self._cubes
+        if known is None:
+            with self.reading() as connection:
+                known = tuple(queries.cubes(connection))
+            if self._cubes[0] == as_of:  # no cube was made or changed while they were read
+                self._cubes = (as_of, known)
+        return known
+
     def write(self, job: Callable[[Transaction], T], caller: Caller) -> T:
         """Run `job` in a transaction on the writer thread; returns when it is durable."""
         return self._writer.submit(job, caller)
 
     def _committed(self, transaction: Transaction) -> None:
+        if transaction.cubes_changed:
+            self._cubes = (self._cubes[0] + 1, None)
         self.on_commit(transaction.changes, transaction)
 
     def note(self, key: str) -> str | None:
