@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import anyio
 import mcp_types as types
 from mcp import Client
 
@@ -18,6 +19,7 @@ from memos_mcp.server import MemoryServer, build_server
 Era = Literal["legacy", "auto"]
 ERAS: tuple[Era, ...] = ("legacy", "auto")  # the handshake era, and 2026
 VERSION = "0.0.0+test"
+SOON_S = 60.0  # how long a test waits for what comes at once
 START = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
 
@@ -63,3 +65,25 @@ async def remember(client: Client, content: str, **more: Any) -> str:
     assert not result.is_error, text_of(result)
     stored: str = result.structured_content["stored"][0]["id"]
     return stored
+
+
+class Heard:
+    """Notifications of the handshake era, as they come."""
+
+    def __init__(self) -> None:
+        self.updated: list[str] = []
+        self.lists_changed = 0
+        self._news = anyio.Event()
+
+    async def __call__(self, message: Any) -> None:
+        if isinstance(message, types.ResourceUpdatedNotification):
+            self.updated.append(message.params.uri)
+        elif isinstance(message, types.ResourceListChangedNotification):
+            self.lists_changed += 1
+        self._news.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        with anyio.fail_after(SOON_S):
+            while not condition():
+                await self._news.wait()
+                self._news = anyio.Event()

@@ -357,6 +357,7 @@ def calls(draw: st.DrawFn) -> Case:
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemOS]:
     with store(tmp_path_factory.mktemp("fuzz") / "data") as opened:
+        opened.remember(Remember(content="The well is deep."), Caller())
         yield opened
 
 

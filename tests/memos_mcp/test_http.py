@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import mcp_types as types
 import pytest
 from mcp import Client
 from mcp.client.session import ClientSession
@@ -20,7 +22,7 @@ from engine.memos import MemOS
 from engine.operations import Caller, Remember
 from memos_mcp.auth import FILE, TokenFile, create_token, list_tokens, revoke_token
 from memos_mcp.transports import LOOPBACK, HttpSettings, check_bind, is_loopback
-from tests.memos_mcp.serving import ERAS, START, VERSION, Era, HandClock, remember
+from tests.memos_mcp.serving import ERAS, SOON_S, START, VERSION, Era, HandClock, Heard, remember
 from tests.memos_mcp.web import BOTH, LATEST_LEGACY, Reply, Web, serving_http
 
 MAX_LIST_BYTES = 7_000
@@ -69,6 +71,47 @@ async def test_both_eras_remember_and_recall_on_one_address(web: Web, era: Era) 
         kept = await remember(client, "The kiln reaches 1,280 degrees.")
         found = await client.call_tool("recall", {"query": "How hot is the kiln?"})
     assert [memory["id"] for memory in found.structured_content["memories"]] == [kept]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_person_is_asked_over_http_too(web: Web, era: Era) -> None:
+    questions = []
+
+    async def agree(context: Any, params: Any) -> types.ElicitResult:
+        questions.append(params.message)
+        return types.ElicitResult(action="accept", content={})
+
+    async with Client(f"{web.url}/mcp", mode=era, elicitation_callback=agree) as client:
+        kept = await remember(client, "The spare key is under the third stone.")
+        result = await client.call_tool("forget", {"ids": [kept], "mode": "erase"})
+    assert result.structured_content["forgotten"] == [{"id": kept, "mode": "erase"}]
+    assert len(questions) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:resources/:mcp.shared.exceptions.MCPDeprecationWarning")
+async def test_a_legacy_subscriber_hears_over_http(web: Web) -> None:
+    heard = Heard()
+    async with Client(f"{web.url}/mcp", mode="legacy", message_handler=heard) as client:
+        await client.subscribe_resource("memos://cubes/default/memories")
+        # The standing stream opens beside the session: what happens before it is there is not told.
+        with anyio.fail_after(SOON_S):
+            while not heard.updated:
+                await remember(client, f"Note number {len(heard.updated)} of {anyio.current_time()}.")
+                await anyio.lowlevel.checkpoint()
+    assert set(heard.updated) == {"memos://cubes/default/memories"}
+
+
+@pytest.mark.anyio
+async def test_a_modern_listener_hears_over_http(memos: MemOS, web: Web) -> None:
+    gate = "memos://cubes/default/memories"
+    async with Client(f"{web.url}/mcp") as client, client.listen(resource_subscriptions=[gate]) as events:
+        await anyio.to_thread.run_sync(memos.remember, Remember(content="The gate is painted."), Caller())
+        with anyio.fail_after(SOON_S):
+            async for event in events:
+                assert event.uri == gate
+                break
 
 
 @pytest.mark.anyio

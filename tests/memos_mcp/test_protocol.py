@@ -19,7 +19,7 @@ from engine.operations import Action, Caller, Forget, Principal, Progress, Remem
 from memos_mcp.connection import Connection, current_connection
 from memos_mcp.server import INSTRUCTIONS, MemoryServer
 from memos_mcp.service import Context
-from tests.memos_mcp.serving import ERAS, VERSION, Era, connected, remember, server_of, store, text_of
+from tests.memos_mcp.serving import ERAS, SOON_S, VERSION, Era, Heard, connected, remember, server_of, store, text_of
 
 pytestmark = [
     pytest.mark.anyio,
@@ -27,7 +27,6 @@ pytestmark = [
 ]
 
 MAX_INSTRUCTIONS_BYTES = 2_048
-SOON_S = 60.0
 
 
 def with_slow_tool(memos: MemOS, work: Callable[[Progress], None]) -> MemoryServer:
@@ -172,28 +171,6 @@ async def test_an_operation_id_that_is_none_is_refused(memos: MemOS, operation: 
 
 
 # --- subscriptions ----------------------------------------------------------------------------------------------
-
-
-class Heard:
-    """Notifications of the handshake era, as they come."""
-
-    def __init__(self) -> None:
-        self.updated: list[str] = []
-        self.lists_changed = 0
-        self._news = anyio.Event()
-
-    async def __call__(self, message: Any) -> None:
-        if isinstance(message, types.ResourceUpdatedNotification):
-            self.updated.append(message.params.uri)
-        elif isinstance(message, types.ResourceListChangedNotification):
-            self.lists_changed += 1
-        self._news.set()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(SOON_S):
-            while not condition():
-                await self._news.wait()
-                self._news = anyio.Event()
 
 
 async def test_a_legacy_subscriber_hears_of_its_addresses_and_of_new_cubes(memos: MemOS) -> None:
