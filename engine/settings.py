@@ -7,11 +7,10 @@ this module reads `MEMOS_*` (the embedder looks up where Hugging Face keeps its 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import platformdirs
 
 from engine.errors import Invalid
 
@@ -25,8 +24,14 @@ FALSE_WORDS = frozenset({"0", "false", "no", "off", ""})
 
 
 def default_data_folder() -> Path:
-    """The platform's folder for user data."""
-    return Path(platformdirs.user_data_dir("memos-mcp", appauthor=False))
+    """The platform's folder for user data. By hand: the bridge, which may load no library, has to find it too."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "memos-mcp"
 
 
 @dataclass(frozen=True, slots=True)
