@@ -76,12 +76,13 @@ class Facts:
 class CubeIndex:
     """One cube. `dimension` None: no vectors."""
 
-    def __init__(self, dimension: int | None) -> None:
+    def __init__(self, dimension: int | None, exact_limit: int = EXACT_LIMIT) -> None:
         self.dimension = dimension
+        self._exact_limit = exact_limit  # vectors: beyond it, only those of the pool are compared
         self._lock = ReadersWriter()
         self._rows = Rows()
         self._lexical = Lexical()
-        self._vectors = None if dimension is None else Vectors(dimension)
+        self._vectors = None if dimension is None else Vectors(dimension, exact_limit)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -167,9 +168,9 @@ class CubeIndex:
         if vector is None or vectors is None or not len(vectors):
             zeros = np.zeros(len(allowed), np.float32)
             return zeros, zeros, np.zeros(0, np.int64)
-        if len(vectors) > EXACT_LIMIT:
-            keys, _ = vectors.search(vector, 2 * POOL, lambda keys: allowed[keys >> PASSAGE_BITS])
-            rows = keys >> PASSAGE_BITS
+        if len(vectors) > self._exact_limit:
+            keys, cosines = vectors.search(vector, 2 * POOL, lambda keys: allowed[keys >> PASSAGE_BITS])
+            rows = keys[cosines > 0] >> PASSAGE_BITS
             return None, None, rows[np.sort(np.unique(rows, return_index=True)[1])]
         keys, cosines = vectors.scores(vector)
         whole, nearest = _by_row(keys, cosines, len(allowed))

@@ -19,7 +19,7 @@ class Names:
         self._free: list[int] = []
 
     @classmethod
-    def of(cls, names: Sequence[str | None], used: NDArray[np.integer]) -> Names:  # type: ignore[type-arg]
+    def of(cls, names: Sequence[str | None], used: NDArray[np.integer]) -> Names:
         """Names by code, as `all` had them, and every use of a code (negative: no use)."""
         result = cls()
         result.all = list(names)

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
+from functools import lru_cache
 
 from engine.text.dates import mentions
 from engine.text.words import STOP_WORDS, stem, words
@@ -114,13 +115,21 @@ def understand(text: str, speakers: Iterable[str], now: datetime | None) -> Quer
 
 def _named(text: str, speakers: Iterable[str]) -> list[tuple[str, list[str]]]:
     """Speakers that the text names, each with the words that name them: the whole name or a part of it."""
+    said = frozenset(words(text))
     result = []
     for speaker in sorted(speakers):
-        parts = {speaker, *speaker.split()}
-        found = [part for part in parts if len(part) >= MIN_NAME_CHARS and _names(part, text)]
+        found = [part for part, needed in _parts(speaker) if needed <= said and _names(part, text)]
         if found:
-            result.append((speaker, sorted(found, key=lambda part: (-len(part), part))))
+            result.append((speaker, found))
     return result
+
+
+@lru_cache(maxsize=4_096)
+def _parts(speaker: str) -> tuple[tuple[str, frozenset[str]], ...]:
+    """A name and each part of it, longest first, with the words that must be there for it to be named."""
+    parts = sorted({speaker, *speaker.split()}, key=lambda part: (-len(part), part))
+    named = ((part, frozenset(words(part))) for part in parts if len(part) >= MIN_NAME_CHARS)
+    return tuple((part, needed) for part, needed in named if needed)
 
 
 def _names(name: str, text: str) -> bool:

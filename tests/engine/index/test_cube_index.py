@@ -113,6 +113,20 @@ def test_filters_let_pass_what_was_asked_for() -> None:
     assert by_words(index, "boat", Filter(after=june, before=june + timedelta(days=1))) == {5}
 
 
+def test_a_large_cube_is_answered_from_the_nearest_passages_as_a_small_one_is() -> None:
+    small, large = CubeIndex(DIMENSION), CubeIndex(DIMENSION, exact_limit=5)
+    for index in (small, large):
+        for label in range(40):
+            index.apply(entry(label, tags=("even",) if label % 2 == 0 else ()), vectors(label, 1 + label % 3))
+    for wanted in (ANY, Filter(tags=("even",)), Filter(tags=("nowhere",))):
+        ours, theirs = (ask(index, "boat", vectors(7)[0], wanted) for index in (small, large))
+        shared = np.isin(ours.label, theirs.label)
+        assert set(theirs.label) <= set(ours.label)
+        assert not ours.label.size or theirs.label.size
+        np.testing.assert_allclose(ours.nearest[shared], theirs.nearest, atol=1e-6)
+        np.testing.assert_allclose(ours.whole[shared], theirs.whole, atol=1e-6)
+
+
 def test_a_filter_also_holds_for_meaning() -> None:
     index = CubeIndex(DIMENSION)
     for label in range(40):
