@@ -62,6 +62,7 @@ _GOING_ON = re.compile(
     r"|thank you|got it|sounds good|latest|currently|so far|at the moment|finally|immediately)\b",
     re.IGNORECASE,
 )
+_SPEAKS = re.compile(r"\b(?:i|i'm|i've|me|my|we|us|our|you|your|let'?s|it|it's|this|that|these|those)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _NOW = re.compile(
     r"\b(?:current\w*|now|latest|newest|most recent\w*|today|up to date|these days|still|any ?more|so far)\b",
@@ -156,6 +157,8 @@ def _without(text: str, names: list[str]) -> str:
 def _live(text: str) -> Live:
     sentences = [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence]
     states = any(not sentence.rstrip().endswith("?") for sentence in sentences)
+    if len(sentences) == 1 and not _SPEAKS.search(text):
+        states = False  # keywords ("dentist phone number") are no statement
     return Live(int(states) + int(_GOING_ON.search(text) is not None))
 
 

@@ -69,6 +69,7 @@ def test_a_statement_that_goes_on_with_something_is_live() -> None:
     assert read("Okay, let's continue with the budget. What is the next step?").live is Live.YES
     assert read("What is the next step?").live is Live.PERHAPS
     assert read("What did she paint?").live is Live.NO
+    assert read("dentist phone number").live is Live.NO
 
 
 @pytest.mark.parametrize(
