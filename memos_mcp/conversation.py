@@ -110,7 +110,7 @@ class Conversation:
         return self._take_batch(read)
 
     def _take_batch(self, batch: Batch) -> Step:
-        requests = sum(m is None or (m.key is not None and m.method is not None) for m in batch.members)
+        requests = sum(m is None or m.is_nothing or (m.key is not None and m.method is not None) for m in batch.members)
         answers = Answers(requests)
         step = Step([], [])
         for member in batch.members:
@@ -124,6 +124,9 @@ class Conversation:
         return step
 
     def _take(self, message: Message, answers: Answers | None) -> Step:
+        if message.is_nothing:
+            refused = error_line(message.key or "null", INVALID_REQUEST, "Invalid request: not a JSON-RPC 2.0 message")
+            return Step([], answers.add(refused) if answers else [refused])
         if message.method is None:
             return Step(self._answer_of_client(message), [])
         if message.key is None:

@@ -31,6 +31,13 @@ class Message:
     method: str | None
     body: dict[str, Any]
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it is neither request, notification nor answer: somebody waits for an error."""
+        if self.method is None:
+            return "result" not in self.body and "error" not in self.body
+        return self.key is None and "id" in self.body
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -181,6 +181,19 @@ def test_a_daemon_that_was_stopped_on_purpose_is_not_missed_before_there_is_work
 
 
 @pytest.mark.parametrize(
+    ("sent", "identifier"),
+    [({}, None), ({"id": {"a": 1}, "method": "tools/list"}, None), ({"id": 7, "method": 5}, 7), ({"id": 8}, 8)],
+)
+def test_an_object_that_neither_asks_nor_answers_gets_an_error_at_once(
+    sent: dict[str, Any], identifier: int | None
+) -> None:
+    step = shaken().from_client(line(**sent))
+    assert step.send == []
+    (refused,) = parsed(step.answer)
+    assert (refused["id"], refused["error"]["code"]) == (identifier, -32600)
+
+
+@pytest.mark.parametrize(
     ("sent", "code"),
     [
         (b"{", -32700),
