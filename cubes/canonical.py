@@ -1,9 +1,9 @@
 """Canonical bytes and digests: equal values have equal bytes, on every machine and in every release.
 
-The form is RFC 8785's (JSON Canonicalization Scheme) with one restriction that keeps it simple: floats must be finite.
-Keys are sorted, there is no insignificant white space, text is UTF-8 in Unicode normal form as given (never
-renormalised: a memory is kept verbatim). Dates are ISO 8601 in UTC with microseconds, so that equal instants are equal
-bytes.
+The form is JSON in the manner of RFC 8785 (JSON Canonicalization Scheme), but keys are sorted by code point and numbers
+are written as Python writes them (they must be finite; headers hold whole numbers only). There is no insignificant
+white space, text is UTF-8 in Unicode normal form as given (never renormalised: a memory is kept verbatim). Dates are
+ISO 8601 in UTC with microseconds, so that equal instants are equal bytes.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 import duckdb
 
 from engine.clock import Clock
-from engine.errors import Busy, Corrupt, MemosError
+from engine.errors import Busy, Corrupt, Invalid, MemosError
 from engine.operations import Caller
 from engine.vault.transaction import Head, Transaction
 
@@ -188,6 +188,8 @@ def explained(error: Exception) -> Exception:
             "stop the daemon and run `memos-mcp doctor`, which names the last good backup"
         )
     text = str(error)
+    if "cannot encode str as UTF-8" in text:
+        return Invalid("a text of the request holds a lone surrogate: take it out and send it again")
     if "No space left" in text or "Could not write" in text:
         return Busy("the disk is full: nothing was changed; free some space, then try again")
     return error
