@@ -24,11 +24,14 @@ REPEATED_WORDS = 4  # a reason of so many words that stand in the memory in that
 PENDING = "erasing"  # the vault's note that an erasure was committed and its copies are still to be removed
 
 
-def note_pending(transaction: Transaction, cubes: Iterable[str]) -> None:
-    """Note in the vault that copies of what was erased from `cubes` are still to be removed."""
+def note_pending(transaction: Transaction, cubes: Iterable[str], revision: int) -> None:
+    """Note in the vault that copies of what was erased from `cubes` are still to be removed.
+
+    The note says which erasure was the last, so that a clean-up that began before it does not take it for done.
+    """
     rows = transaction.rows("SELECT value FROM meta WHERE key = ?", [PENDING])
-    known = set(json.loads(rows[0][0])) if rows else set()
-    values = (PENDING, json.dumps(sorted(known.union(cubes))))
+    known = set(json.loads(rows[0][0])["cubes"]) if rows else set()
+    values = (PENDING, json.dumps({"cubes": sorted(known.union(cubes)), "revision": revision}))
     transaction.insert("meta", ("key", "value"), [values], replace_=True)
 
 
@@ -140,7 +143,7 @@ class Erasure:
         removed["operations"] = self._forget_answers()
         for record in self.freed.values():
             transaction.move(record, state_after(record.memory, Step.RESTORE), "unfuse", revision)
-        note_pending(transaction, cubes)
+        note_pending(transaction, cubes, revision)
         counted = tuple((name, count) for name, count in sorted(removed.items()) if count)
         return replace(at, removed=counted, audit_seq=revision)
 

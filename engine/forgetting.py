@@ -44,6 +44,7 @@ from engine.operations import (
     Recollection,
 )
 from engine.parts import Parts, check_ids, may, once
+from engine.reader.checks import check_text
 from engine.recalling import Recalling
 from engine.text.words import stems
 from engine.vault import Transaction, backup_names, queries
@@ -163,7 +164,7 @@ class Forgetting:
         noted = parts.vault.note(PENDING)
         if noted is None:
             return
-        for cube in json.loads(noted):
+        for cube in json.loads(noted)["cubes"]:
             parts.indexes.save_cube(cube)
         parts.vault.compact()
         old = backup_names(parts.vault.settings)
@@ -184,8 +185,8 @@ def _check(request: Forget) -> None:
         raise Invalid("give exactly one of ids, query and confirm")
     if request.query is not None and not request.query.strip():
         raise Invalid("the query is empty: say in a few words what to forget")
-    if request.reason is not None and len(request.reason) > MAX_REASON_CHARS:
-        raise Invalid(f"the reason has {len(request.reason)} characters: use at most {MAX_REASON_CHARS}")
+    if request.reason is not None:
+        check_text(request.reason, "reason", MAX_REASON_CHARS)
 
 
 def _matches(query: str, found: Recollection) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cubes import Memory
 from engine.embeddings import SYSTEM
-from engine.errors import Invalid, TooLarge
+from engine.errors import Invalid
 from engine.index.cube_index import CubeIndex
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
 from engine.operations import (
@@ -32,6 +32,7 @@ from engine.operations import (
     Recollection,
 )
 from engine.parts import Parts, readable_cubes
+from engine.reader.checks import check_text
 from engine.recall import Candidate, Ranking, fit, meaning, rank
 from engine.vault import Transaction, queries
 from engine.vault.rows import stored_time
@@ -196,8 +197,7 @@ def check(request: Recall) -> None:
     """Raises `Invalid` or `TooLarge` for a recall outside the bounds."""
     if not request.query.strip():
         raise Invalid("the query is empty: say in a few words what to look for")
-    if len(request.query) > MAX_QUERY_CHARS:
-        raise TooLarge(f"the query has {len(request.query)} characters: send at most {MAX_QUERY_CHARS}")
+    check_text(request.query, "query", MAX_QUERY_CHARS)
     if not 1 <= request.limit <= MAX_LIMIT:
         raise Invalid(f"limit is {request.limit}: use 1 to {MAX_LIMIT}")
     if not MIN_RECALL_TOKENS <= request.max_tokens <= MAX_RECALL_TOKENS:
