@@ -20,9 +20,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from engine.index.embedder import open_embedder
-
 from engine.errors import MemosError
+from engine.index.embedder import open_embedder
 from engine.settings import NO_EMBEDDER
 from memos_mcp import endpoint
 from memos_mcp.commands.session import DONE, FAILED, Failure, Session
