@@ -29,7 +29,7 @@ from engine.operations import (
     Recall,
     Remember,
 )
-from engine.parts import Parts, check_ids, content_key, existing, once, readable_cubes
+from engine.parts import Parts, answered, check_ids, content_key, existing, once, readable_cubes
 from engine.reader.checks import check_text
 from engine.reader.secrets import refuse_secrets
 from engine.recall import rank
@@ -62,6 +62,9 @@ def fuse(parts: Parts, request: Fuse, caller: Caller, progress: Progress) -> Fus
         raise Invalid(f"give {MIN_PARENTS} to {MAX_PARENTS} different ids to fuse, or a cube alone for proposals")
     if request.content is not None:
         _check_synthesis(request.content)
+    before = answered(parts, caller, request, _load)
+    if before is not None:  # its parents are merged already: they could not be fused again
+        return before
     plan = _plan(parts, ids, request.content, caller)
     if request.dry_run:
         return Fused(None, None, ids, plan.differences, (), plan.content)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cubes import MemCube, Memory
+from cubes import MalformedCube, MemCube, Memory
 from cubes.canonical import digest
 from engine.clock import Clock, Ids
 from engine.embeddings import Embeddings
@@ -116,6 +116,21 @@ def check_ids(ids: Sequence[str]) -> tuple[str, ...]:
 # --- at most once ---------------------------------------------------------------------------------------------------
 
 
+def answered(parts: Parts, caller: Caller, request: Any, load: Callable[[dict[str, Any]], T]) -> T | None:
+    """The recorded answer to a request that was carried out already."""
+    if caller.operation is None:
+        return None
+    rows = parts.vault.rows(_RECORDED, [caller.operation, _arguments(request)])
+    return load(json.loads(rows[0][0])) if rows else None
+
+
+def _arguments(request: Any) -> str:
+    try:
+        return digest([type(request).__name__, request])
+    except MalformedCube as error:
+        raise Invalid(f"the request cannot be carried out: {error}") from error
+
+
 def once(
     parts: Parts,
     caller: Caller,
@@ -129,11 +144,10 @@ def once(
     `job` returns its result and the ids that the result names. An operation id that comes back with other arguments
     is another request (some clients count from 1 again): it is carried out.
     """
-    arguments = digest([type(request).__name__, request]) if caller.operation else ""
-    if caller.operation is not None:
-        rows = parts.vault.rows(_RECORDED, [caller.operation, arguments])
-        if rows:
-            return load(json.loads(rows[0][0]))
+    before = answered(parts, caller, request, load)
+    if before is not None:
+        return before
+    arguments = _arguments(request) if caller.operation is not None else ""
 
     def recorded(transaction: Transaction) -> T:
         if caller.operation is None:
