@@ -33,7 +33,7 @@ from benchmarks.baselines import Baselines
 from benchmarks.retrieval_metrics import OVERALL, Tally, measure, table
 from engine.index.embedder import Embedder, open_embedder
 from engine.memos import MemOS
-from engine.operations import MAX_CONTENT_CHARS, Caller, Recall, Remember, Turn
+from engine.operations import Caller, Recall, Remember, Turn
 from engine.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,6 @@ class Outcome:
     tallies: dict[str, Tally] = field(default_factory=dict)
     recall_ms: list[float] = field(default_factory=list)
     nothing_relevant: int = 0  # answerable queries of which recall said so
-    cut: int = 0  # turns too long to be remembered, cut
 
     def add(self, system: str, query: dict[str, Any], ranked: Sequence[str]) -> None:
         if query["gold"]:
@@ -102,7 +101,7 @@ def run_ours(memos: MemOS, store: dict[str, Any], outcome: Outcome, where: str) 
         while asked < len(pending) and _asked_after(pending[asked]) <= _number(session):
             ask(memos, pending[asked], key_of, outcome)
             asked += 1
-        turns = tuple(_turn(memory, outcome) for memory in memories)
+        turns = tuple(_turn(memory) for memory in memories)
         stored = memos.remember(Remember(messages=turns, source=session), ME).stored
         key_of.update((item.id, memory["key"]) for item, memory in zip(stored, memories, strict=True))
         progress(f"{where}: {len(key_of)} of {len(store['memories'])} memories, {asked} of {len(pending)} queries")
@@ -149,13 +148,10 @@ def _asked_after(query: dict[str, Any]) -> float:
     return _number(query["as_of_session"]) if query.get("as_of_session") else float("inf")
 
 
-def _turn(memory: dict[str, Any], outcome: Outcome) -> Turn:
+def _turn(memory: dict[str, Any]) -> Turn:
     at = datetime.fromisoformat(memory["at"]).replace(tzinfo=UTC) if memory["at"] else None
-    content = memory["content"]
-    if len(content) > MAX_CONTENT_CHARS:
-        outcome.cut += 1
     name = memory["name"] if memory["name"] not in ("", memory["role"]) else None
-    return Turn(role=memory["role"], content=content[:MAX_CONTENT_CHARS], name=name, at=at)
+    return Turn(role=memory["role"], content=memory["content"], name=name, at=at)
 
 
 def _as_plain(outcome: Outcome) -> dict[str, Any]:
@@ -163,7 +159,6 @@ def _as_plain(outcome: Outcome) -> dict[str, Any]:
         "systems": {system: tally.means() for system, tally in outcome.tallies.items()},
         "recall_ms_p50": round(median(outcome.recall_ms), 2),
         "nothing_relevant_of_answerable": outcome.nothing_relevant,
-        "turns_cut": outcome.cut,
     }
 
 
@@ -174,8 +169,6 @@ def _as_text(name: str, outcome: Outcome) -> str:
     notes = (
         f"recall p50 {median(outcome.recall_ms):.1f} ms; nothing relevant said of {outcome.nothing_relevant} answerable"
     )
-    if outcome.cut:
-        notes += f"; {outcome.cut} turns cut at {MAX_CONTENT_CHARS} characters"
     return f"{table(rows)}\n{notes}"
 
 

@@ -223,6 +223,16 @@ class Indexes:
                 shutil.rmtree(self.folder(cube), ignore_errors=True)
                 self._bring_up(slot, cube, CubeIndex(self._embeddings.dimension), 0)
 
+    def tend(self) -> None:
+        """Let each index look after its graph: build it where a cube has grown large, renew it where much is dead."""
+        with self._guard:
+            slots = list(self._slots.values())
+        for slot in slots:
+            with slot.swap:
+                index = slot.index
+            if index is not None:
+                index.tend()
+
     # --- snapshots ---------------------------------------------------------------------------------------------
 
     def save(self, *, at_least: int = 1) -> None:

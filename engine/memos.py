@@ -325,6 +325,7 @@ class MemOS:
                     self._parts.indexes.load_all(stopped)
                 first = False
                 self._fill(stopped)
+                self._parts.indexes.tend()
                 self._recalling.write_uses()
             except MemosError as error:
                 log.error("background work is put off: %s", error)

@@ -15,6 +15,7 @@ from cubes import Kind, MemCube, Memory, State
 
 DEFAULT_CUBE = "default"
 MAX_CONTENT_CHARS = 200_000
+MAX_TURN_CHARS = 1_000_000  # a turn is kept verbatim, and some paste whole logs or books into one
 MAX_MESSAGES = 10_000
 MAX_QUERY_CHARS = 8_000
 MAX_CUBE_NAME_CHARS = 64

@@ -28,12 +28,12 @@ from cubes.canonical import plain
 from engine.errors import Cancelled, Invalid, MemosError
 from engine.operations import (
     DEFAULT_CUBE,
-    MAX_CONTENT_CHARS,
     MAX_CUBE_NAME_CHARS,
     MAX_REASON_CHARS,
     MAX_SOURCE_CHARS,
     MAX_TAG_CHARS,
     MAX_TAGS,
+    MAX_TURN_CHARS,
     PAGE_SIZE,
     Caller,
     Progress,
@@ -166,7 +166,7 @@ def _reason(error: Exception) -> str:
 
 def _import_text(parts: Parts, record: Mapping[str, Any], caller: Caller, report: ImportReport) -> None:
     request = Remember(
-        content=_text(record, "content", MAX_CONTENT_CHARS),
+        content=_text(record, "content", MAX_TURN_CHARS),
         cube=_text(record, "cube", MAX_CUBE_NAME_CHARS) if "cube" in record else DEFAULT_CUBE,
         kind=None if record.get("kind") is None else Kind(record["kind"]),
         tags=_tags(record),
@@ -216,7 +216,7 @@ def _memory(record: Mapping[str, Any]) -> Memory:
     position = record.get("position")
     return Memory(
         cube=_text(record, "cube", MAX_CUBE_NAME_CHARS),
-        content=_text(record, "content", MAX_CONTENT_CHARS),
+        content=_text(record, "content", MAX_TURN_CHARS),
         version=_count(record, "version", 1, least=1),
         state=State(record["state"]),
         descriptive=Descriptive(
@@ -232,9 +232,9 @@ def _memory(record: Mapping[str, Any]) -> Memory:
             session=_maybe_text(record, "session", MAX_SOURCE_CHARS + MAX_NAME_CHARS),
             position=None if position is None else _count(record, "position"),
             tags=_tags(record),
-            entities=_texts(record, "entities", MAX_CONTENT_CHARS),
+            entities=_texts(record, "entities", MAX_TURN_CHARS),
             mentions=tuple(
-                Mention(_text(item, "text", MAX_CONTENT_CHARS), _time(item["start"]), _time(item["end"]))
+                Mention(_text(item, "text", MAX_TURN_CHARS), _time(item["start"]), _time(item["end"]))
                 for item in _list(record, "mentions")
             ),
             parts=_count(record, "parts"),

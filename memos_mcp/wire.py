@@ -28,6 +28,7 @@ from engine.operations import (
     MAX_SOURCE_CHARS,
     MAX_TAG_CHARS,
     MAX_TAGS,
+    MAX_TURN_CHARS,
 )
 
 MAX_ID_CHARS = 64
@@ -149,6 +150,7 @@ def _integral(value: object) -> object:
 
 
 Content = Annotated[str, Field(max_length=MAX_CONTENT_CHARS), AfterValidator(_prose)]
+TurnContent = Annotated[str, Field(max_length=MAX_TURN_CHARS), AfterValidator(_prose)]
 Query = Annotated[str, Field(max_length=MAX_QUERY_CHARS), AfterValidator(_prose)]
 Reason = Annotated[str, Field(max_length=MAX_REASON_CHARS), AfterValidator(_prose)]
 Source = Annotated[str, Field(max_length=MAX_SOURCE_CHARS), AfterValidator(_line)]

@@ -18,6 +18,7 @@ from engine.operations import (
     MAX_SOURCE_CHARS,
     MAX_TAG_CHARS,
     MAX_TAGS,
+    MAX_TURN_CHARS,
     Remember,
     Turn,
 )
@@ -77,7 +78,7 @@ def _check_messages(request: Remember) -> None:
 def _check_turn(turn: Turn, where: str) -> None:
     if turn.role not in ROLES:
         raise Invalid(f"{where}.role is unknown: use one of {', '.join(ROLES)}")
-    check_text(turn.content, f"{where}.content", MAX_CONTENT_CHARS)
+    check_text(turn.content, f"{where}.content", MAX_TURN_CHARS)
     if turn.name is not None:
         check_text(turn.name, f"{where}.name", MAX_NAME_CHARS)
     if turn.at is not None:

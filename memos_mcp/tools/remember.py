@@ -11,7 +11,19 @@ from pydantic_core import PydanticCustomError
 from cubes import KINDS, Kind
 from engine.operations import DEFAULT_CUBE, MAX_MESSAGES, Caller, Progress, Remember, Stored, Turn
 from memos_mcp.tools.tool import INTEGER, STRING, STRINGS, Hints, Result, Tool, about, gives, listing, plural, takes
-from memos_mcp.wire import Arguments, Content, CubeName, Instant, MemoryIds, Name, Source, Tags, parse, unique
+from memos_mcp.wire import (
+    Arguments,
+    Content,
+    CubeName,
+    Instant,
+    MemoryIds,
+    Name,
+    Source,
+    Tags,
+    TurnContent,
+    parse,
+    unique,
+)
 
 if TYPE_CHECKING:
     from engine.memos import MemOS
@@ -24,7 +36,7 @@ Days = Annotated[float, Field(gt=0, le=MAX_DAYS)]
 
 class TurnArguments(Arguments):
     role: Name
-    content: Content
+    content: TurnContent
     name: Name | None = None
     at: Instant | None = None
 

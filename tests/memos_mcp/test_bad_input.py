@@ -74,7 +74,7 @@ def remember_cases() -> Iterator[Case]:
             [{**good, "mood": "x"}],
             [good, {**good, "content": "\x00"}],
         ),
-        *([{**good, "content": "x" * 200_001}], [good] * 10_001),
+        *([{**good, "content": "x" * 1_000_001}], [good] * 10_001),
     ):
         yield "remember", {"messages": messages}
     kept = {"content": "x"}

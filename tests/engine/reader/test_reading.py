@@ -18,6 +18,7 @@ from engine.operations import (
     MAX_SOURCE_CHARS,
     MAX_TAG_CHARS,
     MAX_TAGS,
+    MAX_TURN_CHARS,
     Remember,
     Turn,
 )
@@ -261,8 +262,8 @@ def test_what_breaks_a_rule_is_refused_with_its_place_and_the_remedy(request_: R
         (Remember(content="a" * (MAX_CONTENT_CHARS + 1)), Remember(content="a" * MAX_CONTENT_CHARS)),
         (Remember(messages=HELLO * (MAX_MESSAGES + 1)), Remember(messages=HELLO * 10)),
         (
-            Remember(messages=(Turn("user", "a" * (MAX_CONTENT_CHARS + 1)),)),
-            Remember(messages=(Turn("user", "a" * MAX_CONTENT_CHARS),)),
+            Remember(messages=(Turn("user", "a" * (MAX_TURN_CHARS + 1)),)),
+            Remember(messages=(Turn("user", "a" * MAX_TURN_CHARS),)),
         ),
         (Remember(messages=(Turn("user", "a" * MAX_CONTENT_CHARS),) * 101), Remember(messages=HELLO)),
         (
