@@ -28,6 +28,7 @@ from engine.vault import MemVault, Transaction
 Vectors = NDArray[np.float32]
 SYSTEM = Caller(Principal("memos", owner=True))
 BATCH_MEMORIES = 64
+CHANGING = "lexical only: the index is changing to another embedder, ask again in a moment"
 log = logging.getLogger(__name__)
 
 
@@ -101,8 +102,11 @@ class Embeddings:
         """What a recall lacks now, in words, or None."""
         if self.configured is None:
             return f"lexical only: {self.missing_reason}"
-        if self.answering is None:
+        answering = self.answering
+        if answering is None:
             return "lexical only until every memory has a vector of the new embedder, which is under way"
+        if fingerprint(answering) != self.active:
+            return CHANGING
         if self._lacking and not self.moving:
             return (
                 f"{self._lacking} memories are found by their words alone until they are embedded, which is under way"
@@ -221,10 +225,19 @@ class Embeddings:
 
         return job
 
-    def switch(self) -> bool:
+    @property
+    def target(self) -> tuple[str, int] | None:
+        """Fingerprint and dimension of the embedder that the vectors are on their way to; None: they are there."""
+        configured = self.configured
+        if configured is None or not self.moving:
+            return None
+        return fingerprint(configured), configured.dimension
+
+    def switch(self, adopt: Callable[[], None]) -> bool:
         """Make the configured embedder the active one if no memory lacks its vector; the old vectors go.
 
-        Returns whether it did: the dense indexes must then be built anew.
+        `adopt` is called on the writer thread when it is: indexes of the new vectors answer from then on. Returns
+        whether it came to that.
         """
         configured = self.configured
         if configured is None or not self.moving:
@@ -241,10 +254,12 @@ class Embeddings:
             transaction.execute("DELETE FROM embedders")
             transaction.execute("DELETE FROM embeddings WHERE embedder <> ?", [row[0]])
             transaction.insert("embedders", ("fingerprint", "source", "dimension", "active"), [(*row, True)])
-            transaction.after(lambda: self._switched(row, configured))
+            transaction.after(lambda: self._set_stored(row))
+            transaction.after(adopt)
+            transaction.after(lambda: self._set_answering(configured))
             return True
 
         return self._vault.write(job, SYSTEM)
 
-    def _switched(self, row: tuple[str, str, int], model: Embedder) -> None:
-        self._stored, self.answering = row, model
+    def _set_answering(self, model: Embedder) -> None:
+        self.answering = model

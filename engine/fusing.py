@@ -197,8 +197,8 @@ def _store(
     author = transaction.caller.principal.name
     key = content_key(parts.vault, plan.content)
     record = Record(memory, transaction.new_label(), key, author, "fuse", None, revision)
-    active = vectors.get(parts.embeddings.active or "")
-    transaction.add([record], [active[0] if active else None])
+    active = parts.embeddings.active or ""
+    transaction.add([record], [vectors[active][0] if active in vectors else None], active)
     parts.embeddings.write(transaction, [id], vectors)
     edges = [Lineage(Relation.FUSED_FROM, parent.memory.id, parent.memory.version) for parent in records]
     transaction.link({id: edges})

@@ -32,6 +32,7 @@ from engine.vault.rows import Record
 WAIT_S = 10.0  # how long a recall waits for an index that is being loaded
 REPLAY_ROWS = 5_000  # memories read from the vault at a time
 SAVE_AFTER_CHANGES = 2_000  # a snapshot this far behind is written again at the next sweep
+Prepared = dict[str, tuple[CubeIndex, int]]  # cube -> an index that is not in use yet, and the revision that it has
 log = logging.getLogger(__name__)
 
 
@@ -113,13 +114,13 @@ class Indexes:
     def _bring_up(self, slot: _Slot, cube: str, index: CubeIndex, revision: int) -> None:
         """Replay, then let readers have it."""
         embedder, target = self._active, self._vault.revision
-        slot.unsaved = self._replay(cube, index, revision)
+        slot.unsaved = self._replay(cube, index, revision, embedder, self._embeddings.dimension)
         with slot.swap:
             slot.index, slot.embedder = index, embedder
         slot.revision, slot.doing = max(target, revision), "ready"
         slot.ready.set()
 
-    def _replay(self, cube: str, index: CubeIndex, revision: int) -> int:
+    def _replay(self, cube: str, index: CubeIndex, revision: int, embedder: str, dimension: int | None) -> int:
         """Apply what the vault changed after `revision`; how many changes that were."""
         with self._vault.reading() as connection:
             changed = queries.changed_since(connection, cube, revision)
@@ -128,7 +129,7 @@ class Indexes:
                 index.remove(label)
             for start in range(0, len(changed), REPLAY_ROWS):
                 part = changed[start : start + REPLAY_ROWS]
-                vectors = self._vectors(queries.vectors(connection, self._active, [r.memory.id for r in part]))
+                vectors = as_matrices(queries.vectors(connection, embedder, [r.memory.id for r in part]), dimension)
                 for record in part:
                     follow(index, record, vectors.get(record.memory.id))
         return len(changed) + len(erased)
@@ -137,19 +138,13 @@ class Indexes:
     def _active(self) -> str:
         return self._embeddings.active or ""
 
-    def _vectors(self, stored: dict[str, bytes]) -> dict[str, NDArray[np.float32]]:
-        dimension = self._embeddings.dimension
-        if dimension is None:
-            return {}
-        return {id: np.frombuffer(raw, dtype="<f4").reshape(-1, dimension) for id, raw in stored.items()}
-
     def temporary(self, records: Iterable[Record]) -> CubeIndex:
         """An index of other versions than the current ones (time travel); vectors where the content is the same."""
         found = list(records)
         index = CubeIndex(self._embeddings.dimension)
         with self._vault.reading() as connection:
             current = queries.records(connection, [record.memory.id for record in found])
-            vectors = self._vectors(queries.vectors(connection, self._active, list(current)))
+            vectors = as_matrices(queries.vectors(connection, self._active, list(current)), self._embeddings.dimension)
         found = [record for record in found if record.memory.id in current]  # the others were erased just now
         changed = [r for r in found if r.memory.content != current[r.memory.id].memory.content]
         for record, rows in zip(changed, self._fresh([r.memory.content for r in changed]), strict=True):
@@ -180,24 +175,26 @@ class Indexes:
                 try:
                     for change in changes:
                         if change.cube == cube:
-                            self._follow_change(slot.index, change)
+                            self._follow_change(slot, slot.index, change)
                             slot.unsaved += 1
                 except BaseException:
                     slot.ready.clear()  # half of it is in: the next recall reads it from the vault again
                     raise
                 slot.revision = transaction.revision
 
-    def _follow_change(self, index: CubeIndex, change: Change) -> None:
+    def _follow_change(self, slot: _Slot, index: CubeIndex, change: Change) -> None:
         if change.record is None:
             index.remove(change.label)
         else:
-            follow(index, change.record, self._change_vectors(change))
+            follow(index, change.record, self._change_vectors(slot, change))
 
-    def _change_vectors(self, change: Change) -> NDArray[np.float32] | None:
-        if change.vectors is not None:
+    def _change_vectors(self, slot: _Slot, change: Change) -> NDArray[np.float32] | None:
+        """Of the embedder that the index has, which may have become another one while the change was made."""
+        if change.vectors is not None and change.embedder == slot.embedder:
             return change.vectors
         with self._vault.reading() as connection:
-            return self._vectors(queries.vectors(connection, self._active, [change.id])).get(change.id)
+            stored = queries.vectors(connection, slot.embedder, [change.id])
+        return as_matrices(stored, self._embeddings.dimension).get(change.id)
 
     def applied(self, id: str, vectors: NDArray[np.float32]) -> None:
         """A memory got its vectors later than its content."""
@@ -213,15 +210,30 @@ class Indexes:
                 slot.unsaved += 1
                 shutil.rmtree(self.folder(record.memory.cube), ignore_errors=True)
 
-    def rebuild(self) -> None:
-        """Build every index anew, for another embedder; until each is done, the old one answers."""
+    def prepare(self, embedder: str, dimension: int, stopped: Callable[[], bool]) -> Prepared | None:
+        """Build every index anew for another embedder, aside: until they are adopted, the old ones answer."""
+        with self._vault.reading() as connection:
+            names = [cube.name for cube in queries.cubes(connection)]
+        prepared: Prepared = {}
+        for cube in names:
+            if stopped():
+                return None
+            index, revision = CubeIndex(dimension), self._vault.revision
+            self._replay(cube, index, 0, embedder, dimension)
+            prepared[cube] = (index, revision)
+        return prepared
+
+    def adopt(self, prepared: Prepared) -> None:
+        """Let prepared indexes answer. Called on the writer thread, once their embedder is the active one."""
         with self._guard:
-            names = list(self._slots)
+            names = list(dict.fromkeys([*prepared, *self._slots]))
         for cube in names:
             slot = self._slot(cube)
             with slot.lock:
                 shutil.rmtree(self.folder(cube), ignore_errors=True)
-                self._bring_up(slot, cube, CubeIndex(self._embeddings.dimension), 0)
+                index, revision = prepared.get(cube) or (CubeIndex(self._embeddings.dimension), 0)
+                self._bring_up(slot, cube, index, revision)
+                slot.unsaved += 1
 
     def tend(self) -> None:
         """Let each index look after its graph: build it where a cube has grown large, renew it where much is dead."""
@@ -276,6 +288,13 @@ class Indexes:
         for folder in self._folder.iterdir():
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def as_matrices(stored: dict[str, bytes], dimension: int | None) -> dict[str, NDArray[np.float32]]:
+    """Stored embeddings as [passages, dimension] each."""
+    if dimension is None:
+        return {}
+    return {id: np.frombuffer(raw, dtype="<f4").reshape(-1, dimension) for id, raw in stored.items()}
 
 
 def follow(index: CubeIndex, record: Record, vectors: NDArray[np.float32] | None) -> None:

@@ -334,8 +334,11 @@ class MemOS:
 
     def _fill(self, stopped: Callable[[], bool]) -> None:
         parts = self._parts
-        if parts.embeddings.fill(stopped, parts.indexes.applied) and parts.embeddings.switch():
-            parts.indexes.rebuild()
+        if not parts.embeddings.fill(stopped, parts.indexes.applied) or parts.embeddings.target is None:
+            return
+        prepared = parts.indexes.prepare(*parts.embeddings.target, stopped)
+        if prepared is not None:
+            parts.embeddings.switch(lambda: parts.indexes.adopt(prepared))
 
 
 def _label(cursor: str) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cubes import Memory
-from engine.embeddings import SYSTEM
+from engine.embeddings import CHANGING, SYSTEM
 from engine.errors import Invalid
 from engine.index.cube_index import CubeIndex
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
@@ -125,7 +125,7 @@ class Recalling:
             return None, degraded
         fingerprint, vector = found
         if any(embedder != fingerprint for _, embedder in indexes.values()):
-            return None, "lexical only: the index is changing to another embedder, ask again in a moment"
+            return None, CHANGING
         return vector, degraded
 
     def _read(self, ranking: Ranking, request: Recall, now: datetime) -> list[Recollection]:

@@ -346,9 +346,9 @@ class _Store:
         transaction = self.transaction
         numbers = [number for number, _ in self.new]
         records = [replace(record, revision=revision) for _, record in self.new]
-        active = self.parts.embeddings.active
+        active = self.parts.embeddings.active or ""
         by_print = {fingerprint: [vectors[number] for number in numbers] for fingerprint, vectors in self.embedded}
-        transaction.add(records, by_print.get(active or "", [None] * len(records)))
+        transaction.add(records, by_print.get(active, [None] * len(records)), active)
         self.parts.embeddings.write(transaction, [record.memory.id for record in records], by_print)
         edges: dict[str, list[Lineage]] = {}
         for id, edge in self.edges:

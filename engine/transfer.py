@@ -330,8 +330,8 @@ def _put(parts: Parts, transaction: Transaction, incoming: Sequence[_Incoming], 
         mine = [item.memory.id for item in fresh if item.memory.cube == cube]
         transaction.audit("import", cube, mine)
     records = [_record(parts, transaction, item, transaction.new_label()) for item in fresh]
-    active = by_print.get(parts.embeddings.active or "", [None] * len(records))
-    transaction.add(records, active)
+    active = parts.embeddings.active or ""
+    transaction.add(records, by_print.get(active, [None] * len(records)), active)
     parts.embeddings.write(transaction, [record.memory.id for record in records], by_print)
     transaction.link({item.memory.id: item.memory.lineage for item in fresh})
     transaction.insert("usage", ("id", "access_count", "last_access"), list(_usage_rows(fresh)))

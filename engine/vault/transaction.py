@@ -53,6 +53,7 @@ class Change:
     cube: str
     record: Record | None  # None: erased
     vectors: NDArray[np.float32] | None = None  # [passages, dimension]; None: unchanged or none yet
+    embedder: str = ""  # fingerprint of what made them
 
 
 @dataclass(slots=True)
@@ -150,11 +151,11 @@ class Transaction:
         self.head.seq, self.head.hash = row.seq, hashed
         return row.seq
 
-    def add(self, records: Sequence[Record], vectors: Sequence[NDArray[np.float32] | None]) -> None:
+    def add(self, records: Sequence[Record], vectors: Sequence[NDArray[np.float32] | None], embedder: str) -> None:
         """Insert new memories; `vectors`, [passages, dimension] each, go to whoever keeps the index."""
         self.insert("memories", MEMORY_COLUMNS, [row_of(record) for record in records])
         self.changes += [
-            Change(record.memory.id, record.label, record.memory.cube, record, rows)
+            Change(record.memory.id, record.label, record.memory.cube, record, rows, embedder)
             for record, rows in zip(records, vectors, strict=True)
         ]
 
