@@ -282,6 +282,8 @@ class Indexes:
         }
 
     def _remove_strangers(self, names: Sequence[str]) -> None:
+        if self._folder.is_file():
+            self._folder.unlink()
         if not self._folder.exists():
             return
         known = {self.folder(name).name for name in names}

@@ -13,7 +13,7 @@ import pytest
 from engine.operations import Recall
 from engine.settings import Settings
 from engine.vault import restore_backup
-from tests.conftest import START, HandClock
+from tests.conftest import START, HandClock, until
 from tests.engine.stores import ME, archive, ask, erase, ids, opened, say, settings_for, told, with_vectors
 
 QUERIES = (
@@ -108,9 +108,14 @@ def swapped_between_cubes(settings: Settings) -> None:
     (settings.index_folder / "aside").rename(folders[1])
 
 
+def a_file_instead(settings: Settings) -> None:
+    shutil.rmtree(settings.index_folder)
+    settings.index_folder.write_text("not a folder")
+
+
 DAMAGES: dict[str, Callable[[Settings], None]] = {
     "deleted": lambda settings: shutil.rmtree(settings.index_folder),
-    "a file instead": lambda settings: (shutil.rmtree(settings.index_folder), settings.index_folder.write_text("x"))[0],
+    "a file instead": a_file_instead,
     "emptied": each(lambda content: b""),
     "cut in half": each(lambda content: content[: len(content) // 2]),
     "a byte short": each(lambda content: content[:-1]),
@@ -124,7 +129,7 @@ DAMAGES: dict[str, Callable[[Settings], None]] = {
 }
 
 
-@pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "a file instead"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_recall_from_damaged_index_files_equals_that_of_new_ones(store: Store, copied: Settings, damage: str) -> None:
     DAMAGES[damage](copied)
     assert answers(copied) == store.right
@@ -193,8 +198,6 @@ def test_a_snapshot_without_vectors_that_came_later_is_not_used(copied: Settings
         memos._parts.indexes.adopt({})
         memos._parts.indexes.save()
     with opened(copied) as memos:
-        from tests.conftest import until
-
         until(lambda: memos._parts.embeddings.missing() == 0, "vectors for all")
     stale = shutil.copytree(copied.index_folder, copied.data / "stale")
     assert answers(copied) == store.right

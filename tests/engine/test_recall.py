@@ -12,6 +12,7 @@ from cubes import Kind
 from engine.errors import Invalid, MemosError, NotAllowed, NotFound
 from engine.memos import MemOS
 from engine.operations import Action, Caller, Principal, Recall
+from engine.settings import Settings
 from tests.conftest import START, HandClock
 from tests.engine.stores import (
     ME,
@@ -163,19 +164,13 @@ def test_being_recalled_is_counted_and_the_first_time_activates(memos: MemOS, cl
     assert memos.verify(ME) == ()
 
 
-def test_uses_are_not_lost_by_closing(settings_dense_off: SimpleNamespace) -> None:
-    settings = settings_dense_off.settings
+def test_uses_are_not_lost_by_closing(settings: Settings) -> None:
     with opened(settings) as memos:
         id = say(memos, "The ladder is in the shed.")
         ask(memos, "ladder shed")
     with opened(settings) as memos:
         assert memos.memory(id, ME).memory.behavioural.access_count == 1
         assert state(memos, id) == "activated"
-
-
-@pytest.fixture
-def settings_dense_off(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    return SimpleNamespace(settings=settings_for(tmp_path_factory.mktemp("uses") / "data"))
 
 
 # --- access ---------------------------------------------------------------------------------------------------------

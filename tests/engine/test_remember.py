@@ -15,7 +15,7 @@ from engine.memos import MemOS
 from engine.operations import Remember, Status, Turn
 from engine.text.recalled import delimit
 from tests.conftest import HandClock
-from tests.engine.stores import ME, archive, ask, erase, ids, say, state, told
+from tests.engine.stores import ME, archive, ask, erase, ids, say, settings_for, state, told, with_vectors
 
 SHARED = profile(suppress_health_check=[HealthCheck.function_scoped_fixture])
 TALK = (
@@ -134,8 +134,6 @@ FACTS = st.sampled_from(
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> MemOS:
     """A store that examples of a property share: each example uses a cube of its own."""
-    from tests.engine.stores import settings_for, with_vectors
-
     memos = MemOS.open(with_vectors(settings_for(tmp_path_factory.mktemp("busy") / "data")))
     yield memos  # type: ignore[misc]
     memos.close()

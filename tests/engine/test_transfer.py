@@ -17,7 +17,7 @@ from engine.errors import Invalid
 from engine.memos import MemOS
 from engine.operations import MAX_TURN_CHARS, Action, Caller, Fuse, Principal, Remember, Turn
 from tests.conftest import HandClock
-from tests.engine.stores import ME, archive, ask, ids, opened, say, settings_for, state, told, with_vectors
+from tests.engine.stores import ME, archive, ask, erase, ids, opened, say, settings_for, state, told, with_vectors
 
 WORDS = st.sampled_from(
     ["lamp", "Skagen", "øl", "日本", "don't", "3.5", "🚢", "Anna", "not", "—", "\n", "<memory id='x'>"]
@@ -220,7 +220,5 @@ def test_an_edge_that_was_imported_into_another_cube_keeps_nobody_from_erasing(m
     guest = Caller(Principal("guest", grants=(("theirs", (Action.WRITE,)),)))
     edge = {"relation": "fused_from", "source": id, "version": 1}
     memos.import_memories([{**record, "id": "m_A", "cube": "theirs", "lineage": [edge]}], guest)
-    from tests.engine.stores import erase
-
     assert [item.id for item in erase(memos, id).forgotten] == [id]
     assert [found["id"] for found in exported(memos)] == ["m_A"]
