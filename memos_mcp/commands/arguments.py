@@ -188,7 +188,6 @@ def _backup(p: argparse.ArgumentParser) -> None:
 
 def _restore_backup(p: argparse.ArgumentParser) -> None:
     p.add_argument("file", type=Path, metavar="FILE")
-    p.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _serve(p: argparse.ArgumentParser) -> None:

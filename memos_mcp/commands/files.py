@@ -2,7 +2,7 @@
 
 The daemon reads and writes the store; this module reads and writes the other files. What must stay true: an exported
 file appears whole or not at all, and only its owner may read it; a line that cannot be read is named by its number
-and nothing after it is taken in; a store is never replaced without a yes.
+and nothing after it is taken in; a store that is replaced is kept aside.
 """
 
 from __future__ import annotations
@@ -245,8 +245,6 @@ def restore_backup(session: Session, options: argparse.Namespace) -> int:
     if not path.is_file():
         raise Failure(f"{path} is not a file")
     data = session.settings.data
-    if not options.yes and not session.screen.ask(f"Put {path} in the place of the store in {data}?"):
-        raise Failure("nothing was changed: say --yes to replace the store without being asked")
     session.stop_daemon()
     kept = put_back(session.settings, path, SystemClock().now())
     if session.screen.as_json:
