@@ -18,7 +18,7 @@ from engine import forgetting, fusing, recalling, remembering, transfer, upkeep
 from engine import history as versions
 from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
 from engine.embeddings import Embeddings
-from engine.errors import Invalid, MemosError, NotFound
+from engine.errors import Invalid, MemosError, NotAllowed, NotFound
 from engine.governance.access import granted, no_memory
 from engine.indexer import Indexes
 from engine.operations import (
@@ -272,7 +272,7 @@ class MemOS:
             Invalid: there is something at `path`, or it cannot be written.
         """
         if not granted(caller.principal, "*", Action.ADMIN):
-            raise NotFound("backups are for the owner of the store")
+            raise NotAllowed("backups are for the owner of the store")
         progress(0, 1, "copying")
         made = self._parts.vault.backup(path.absolute())
         self._parts.vault.write(lambda transaction: transaction.audit("backup", "", path=str(made)), caller)
@@ -282,7 +282,7 @@ class MemOS:
     def verify(self, caller: Caller) -> tuple[str, ...]:
         """What is wrong with the store; empty: nothing that this program can find."""
         if not granted(caller.principal, "*", Action.ADMIN):
-            raise NotFound("checking the store is for its owner")
+            raise NotAllowed("checking the store is for its owner")
         return upkeep.problems(self._parts)
 
     def sweep(self) -> None:
