@@ -51,7 +51,7 @@ class Erasure:
     def run(self) -> ForgetResult:
         if not self.named:
             return ForgetResult(not_found=self.missing)
-        self._collect()
+        self.collect()
         for record in (*self.gone.values(), *self.blanked.values()):
             may(self.transaction, record, Action.WRITE)
             after(record.memory, Step.ERASE)
@@ -59,8 +59,8 @@ class Erasure:
         forgotten = tuple(Forgotten(id, Mode.ERASE) for id in self.gone)
         return ForgetResult(forgotten=forgotten, not_found=self.missing, receipt=receipt)
 
-    def _collect(self) -> None:
-        """Follow lineage to everything that holds the content of what was named."""
+    def collect(self) -> None:
+        """Follow lineage to everything that holds the content of what was named: after this, `gone` is known."""
         self.gone = {record.memory.id: record for record in self.named}
         # Texts are split and fused within one cube: an edge between cubes was imported, and no erasure follows it.
         cubes = {record.memory.cube for record in self.named}
@@ -74,9 +74,17 @@ class Erasure:
         self._find_freed()
 
     def _sources(self, ids: Sequence[str]) -> list[str]:
-        """The parents of fused memories that were named: they hold what the fused memory says."""
-        named = [id for id in ids if id in {record.memory.id for record in self.named}]
-        return [edge.source for id in named for edge in self._edges(id) if edge.relation is Relation.FUSED_FROM]
+        """The parents of fused memories that were named: they hold what the fused memory says.
+
+        Where parents were named beside it, these are what is meant: the others are freed.
+        """
+        named = {record.memory.id for record in self.named}
+        sources: list[str] = []
+        for id in named.intersection(ids):
+            parents = [edge.source for edge in self._edges(id) if edge.relation is Relation.FUSED_FROM]
+            if named.isdisjoint(parents):
+                sources += parents
+        return sources
 
     def _derived(self, ids: Sequence[str]) -> list[str]:
         kinds = (Relation.PART_OF, Relation.FUSED_FROM)

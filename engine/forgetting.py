@@ -129,6 +129,10 @@ class Forgetting:
 
         def job(transaction: Transaction) -> tuple[Preview, ...]:
             records = [record for record in transaction.records(ids).values() if _writable(transaction, record)]
+            if mode is Mode.ERASE:
+                erasure = Erasure(self._parts, transaction, records, (), None)
+                erasure.collect()
+                records = list(erasure.gone.values())  # nothing is erased that was not shown
             items = json.dumps([[record.memory.id, record.memory.version] for record in records])
             expires = transaction.now + timedelta(minutes=CONFIRM_MINUTES)
             values = (token, transaction.caller.principal.name, mode.value, items, stored_time(expires))

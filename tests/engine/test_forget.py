@@ -267,6 +267,23 @@ def test_erasing_brings_back_no_parent_that_was_put_away_by_hand(memos: MemOS) -
     assert state(memos, second) == "archived"
 
 
+def test_nothing_is_erased_that_the_preview_did_not_show(memos: MemOS) -> None:
+    first, second = say(memos, "Nadia plays the cello."), say(memos, "Nadia lives in Turku.")
+    fused = str(memos.fuse(Fuse(ids=(first, second)), ME).id)
+    shown = memos.forget(Forget(ids=(fused,), mode=Mode.ERASE), ME)
+    assert {item.id for item in shown.preview} == {fused, first, second}
+    done = memos.forget(Forget(confirm=shown.confirm, mode=Mode.ERASE), ME)
+    assert {item.id for item in done.forgotten} == {fused, first, second}
+
+
+def test_naming_a_parent_beside_what_was_fused_from_it_frees_the_other_parent(memos: MemOS) -> None:
+    first, second = say(memos, "Olavi keeps bees."), say(memos, "Olavi drives a tram.")
+    fused = str(memos.fuse(Fuse(ids=(first, second)), ME).id)
+    done = memos.forget(Forget(ids=(first, fused), mode=Mode.ERASE, confirmed=True), ME)
+    assert {item.id for item in done.forgotten} == {fused, first}
+    assert state(memos, second) == "activated"
+
+
 def test_erasing_a_fused_memory_takes_its_parents(settings: Settings) -> None:
     with opened(settings) as memos:
         first, second = say(memos, SECRET), say(memos, "The bridge keeper wears a green coat.")
