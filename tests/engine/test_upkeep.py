@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.errors import Conflict, Frozen, MemosError, NotFound
+from engine.errors import Conflict, Frozen, NotAllowed
 from engine.memos import MemOS
 from engine.operations import Caller, Principal
 from engine.settings import Settings
@@ -84,8 +84,8 @@ def test_status_says_what_is_there(memos: MemOS, settings: Settings) -> None:
 
 def test_checking_and_copying_the_store_are_for_its_owner(memos: MemOS, settings: Settings) -> None:
     guest = Caller(Principal("guest"))
-    with pytest.raises(NotFound):
+    with pytest.raises(NotAllowed):
         memos.verify(guest)
-    with pytest.raises(MemosError):
+    with pytest.raises(NotAllowed):
         memos.backup(settings.data / "copy.duckdb", guest)
     assert not (settings.data / "copy.duckdb").exists()
