@@ -119,10 +119,9 @@ class MemOS:
         finally:
             self._parts.vault.close()
 
-    @property
-    def failed(self) -> threading.Event:
-        """Set when the store can no longer be used by this process, which must then end."""
-        return self._parts.vault.failed
+    def when_failed(self, tell: Callable[[], None]) -> None:
+        """`tell` is called, on any thread, when this process can no longer use the store and must end."""
+        self._parts.vault.when_failed(tell)
 
     # --- the four tools ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
@@ -29,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["daemon"]:
         from memos_mcp.daemon import main as daemon
 
-        code = daemon(arguments[1:])
-        return code if argv is not None else _leave(code)
+        return daemon(arguments[1:])
     if not arguments and _piped():
         return _bridge(None)
     from memos_mcp.commands.arguments import parser
@@ -43,23 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _bridge(getattr(options, "data", None))
         words.print_help()
         return 0
-    code = _command(options, words)
-    return _leave(code) if argv is None and "duckdb" in sys.modules else code
-
-
-def _leave(code: int) -> NoReturn:
-    """End a process that had the database open, all of which is closed by now.
-
-    Taking the interpreter apart would make DuckDB's binding report its own leftovers on stderr, which is the user's
-    terminal or the daemon's log.
-    """
-    import logging
-
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not stream.closed:
-            stream.flush()
-    os._exit(code)
+    return _command(options, words)
 
 
 def _piped() -> bool:

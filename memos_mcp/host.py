@@ -17,7 +17,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -154,12 +153,6 @@ class Host:
         with suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self.end, why)
 
-    def _end_with_the_store(self) -> None:
-        """A database that has given up can be opened again only by another process: make room for one."""
-        assert self.opened is not None
-        self.opened.memos.failed.wait()
-        self._end_from_elsewhere("the store has failed")
-
     async def _open(self) -> None:
         started = time.monotonic()
         try:
@@ -175,7 +168,8 @@ class Host:
             async with self.opened.server.lifespan(self.opened.server) as self._lifespan:
                 self._busy_at = time.monotonic()
                 self._ready.set()
-                threading.Thread(target=self._end_with_the_store, daemon=True).start()
+                # A database that has given up can be opened again only by another process: make room for one.
+                self.opened.memos.when_failed(lambda: self._end_from_elsewhere("the store has failed"))
                 if self._http is not None:
                     await self._http(self, self.opened, self._lifespan)
                     self.end("HTTP has ended")

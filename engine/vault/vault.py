@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -220,15 +219,14 @@ class MemVault:
                 yield cursor
             except duckdb.Error as error:
                 if isinstance(error, duckdb.FatalException):
-                    self.failed.set()
+                    self._writer.on_failure()
                 raise explained(error) from error
             finally:
                 self._idle.append(cursor)
 
-    @property
-    def failed(self) -> threading.Event:
-        """Set when DuckDB has given up on its instance: this process must end and let another one open the store."""
-        return self._writer.failed
+    def when_failed(self, tell: Callable[[], None]) -> None:
+        """`tell` is called when DuckDB has given up on its instance: only another process can open the store again."""
+        self._writer.on_failure = tell
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.reading() as connection:

@@ -62,7 +62,7 @@ class Writer:
         self.committed_seq = head.seq
         self._clock = clock
         self._committed = committed
-        self.failed = threading.Event()  # the database gave up: only another process can open it again
+        self.on_failure: Callable[[], None] = lambda: None  # the database gave up: only another process can open it
         self._queue: queue.SimpleQueue[_Job[Any] | _Task | None] = queue.SimpleQueue()
         self._closed = False
         self._gate = threading.Lock()
@@ -151,7 +151,7 @@ class Writer:
 
     def _failed(self, jobs: list[_Job[Any]], start: Head, error: Exception) -> None:
         if isinstance(error, duckdb.FatalException):
-            self.failed.set()
+            self.on_failure()
         self._roll_back()
         self.head.seq, self.head.hash, self.head.label = start.seq, start.hash, start.label
         waiting = [job for job in jobs if not job.future.done()]
