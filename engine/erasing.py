@@ -7,7 +7,7 @@ in `engine.forgetting`, which also removes the copies that lie in files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from engine.lifecycle.states import LIVE, Step, after, state_after
 from engine.operations import Action, ForgetResult, Forgotten, Mode, Receipt
 from engine.parts import Parts, may, memory_key
 from engine.text.claims import normal_form
+from engine.text.words import stems
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record
 
 ERASED = "[erased]"
+TELLING_STEMS = 2  # a reason that shares so many words with what is erased tells some of it
 REPEATED_WORDS = 4  # a reason of so many words that stand in the memory in that order repeats it
 PENDING = "erasing"  # the vault's note that an erasure was committed and its copies are still to be removed
 
@@ -135,7 +137,7 @@ class Erasure:
             erased=tuple(self.gone),
             digests=tuple(f"hmac-sha256:{vault.keyed(text).hex()}" for text in texts),
             removed=(),
-            out_of_reach=out_of_reach(self.parts),
+            out_of_reach=out_of_reach(self.parts) if transaction.caller.principal.owner else (),
         )
         revision = transaction.audit(
             "erase",
@@ -167,13 +169,12 @@ class Erasure:
     def _blank(self, revision: int) -> None:
         """Take the words of erased pieces out of their wholes, in every version."""
         for id in self.blanked:
-            pieces = [
-                self.gone[derived].memory.content
-                for derived, edge in queries.derived_from(self.transaction.connection, [id])
-                if edge.relation is Relation.PART_OF and derived in self.gone
-            ]
+            edges = queries.derived_from(self.transaction.connection, [id])
+            pieces = [derived for derived, edge in edges if edge.relation is Relation.PART_OF]
+            staying = self.transaction.records([piece for piece in pieces if piece not in self.gone])
+            kept = {record.memory.descriptive.position: record.memory.content for record in staying.values()}
             for version in queries.versions(self.transaction.connection, id):
-                memory = _blanked(version.memory, pieces)
+                memory = _blanked(version.memory, kept)
                 key = memory_key(self.parts.vault, memory)
                 self.transaction.overwrite(replace(version, memory=memory, content_key=key), revision)
 
@@ -185,12 +186,18 @@ class Erasure:
         return int(rows[0][0])
 
 
-def _blanked(memory: Memory, pieces: Iterable[str]) -> Memory:
-    """The whole without the words of some pieces, and without what was read out of these words."""
-    content = memory.content
-    for piece in pieces:
-        content = content.replace(piece, ERASED)
+def _blanked(memory: Memory, kept: Mapping[int | None, str]) -> Memory:
+    """The whole as the pieces that stay say it, by their number, and without what was read out of the others.
+
+    Pieces follow one another without a gap. Of what cannot be placed nothing stays.
+    """
     about = memory.descriptive
+    content = ""
+    for number in range(about.parts):
+        if number in kept:
+            content += kept[number]
+        elif not content.endswith(ERASED):
+            content += ERASED
     return replace(
         memory,
         content=content,
@@ -218,10 +225,10 @@ def _without(reason: str | None, texts: Iterable[str]) -> str | None:
     """The reason, unless it repeats what is erased: the audit log is for good."""
     if reason is None:
         return None
-    said = normal_form(reason)
+    said, told = normal_form(reason), set(stems(reason))
     for text in texts:
         form = normal_form(text)
-        if form and (form in said or said in form):
+        if form and (form in said or said in form or len(told.intersection(stems(text))) >= TELLING_STEMS):
             return "(withheld: the reason repeated what was erased)"
     return reason
 
@@ -229,9 +236,7 @@ def _without(reason: str | None, texts: Iterable[str]) -> str | None:
 def out_of_reach(parts: Parts) -> tuple[str, ...]:
     """Copies that this program made and cannot rewrite: backups elsewhere, and damaged files that were kept aside."""
     with parts.vault.reading() as connection:
-        rows = connection.execute(
-            "SELECT detail FROM audit WHERE action IN ('backup', 'export') ORDER BY seq"
-        ).fetchall()
+        rows = connection.execute("SELECT detail FROM audit WHERE action = 'backup' ORDER BY seq").fetchall()
     paths = [Path(json.loads(row[0]).get("path", "")) for row in rows]
     folder = parts.vault.settings.damaged_folder
     kept = sorted(folder.iterdir()) if folder.is_dir() else []

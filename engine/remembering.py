@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from engine.reader import Draft, read
 from engine.recall import rank
 from engine.text.claims import Relation as Claim
 from engine.text.claims import compare
+from engine.text.recalled import escape
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record
 
@@ -68,6 +69,7 @@ def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress
     with parts.vault.reading() as connection:
         writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), request.cube)
     drafts = read(request, parts.clock.now()).drafts
+    known_until = parts.vault.revision
     # The model runs outside the interpreter's lock: comparing goes on beside it.
     with ThreadPoolExecutor(max_workers=1) as beside:
         comparing = beside.submit(_prepared, parts, request, drafts)
@@ -75,7 +77,7 @@ def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress
         prepared = comparing.result()
 
     def job(transaction: Transaction) -> tuple[Remembered, Sequence[str]]:
-        result = _Store(parts, request, transaction, prepared, embedded).run()
+        result = _Store(parts, request, transaction, prepared, embedded, known_until).run()
         return result, [stored.id for stored in result.stored]
 
     return once(parts, caller, request, job, _dump, _load)
@@ -147,6 +149,7 @@ class _Store:
     transaction: Transaction
     prepared: Sequence[_Prepared]
     embedded: Sequence[tuple[str, list[Vectors]]]
+    known_until: int  # the revision that the drafts were compared with
     new: list[tuple[int, Record]] = field(default_factory=list)  # (number of the draft, record)
     edges: list[tuple[str, Lineage]] = field(default_factory=list)
     superseded: list[Record] = field(default_factory=list)
@@ -154,6 +157,7 @@ class _Store:
     known: dict[str, Record] = field(default_factory=dict)  # rivals and exact matches, by id
     exact: dict[int, str] = field(default_factory=dict)  # content key -> id of a live memory
     pieces: Counter[int | None] = field(default_factory=Counter)  # number of a whole -> how many pieces it has
+    outlived: dict[str, datetime | None] = field(default_factory=dict)  # what is said again, to last: id -> till when
 
     def run(self) -> Remembered:
         transaction, request = self.transaction, self.request
@@ -163,11 +167,17 @@ class _Store:
         self.pieces = Counter(item.draft.part_of for item in self.prepared)
         self._look_up()
         stored = [self._store(number) for number in range(len(self.prepared))]
-        if not self.new and not self.superseded:
+        if not self.new and not self.superseded and not self.outlived:
             return Remembered(request.cube, transaction.head.seq, tuple(stored))
         ensure_cube(transaction, request.cube)
         ids = [record.memory.id for _, record in self.new]
-        revision = transaction.audit("remember", request.cube, ids, superseded=[r.memory.id for r in self.superseded])
+        revision = transaction.audit(
+            "remember",
+            request.cube,
+            ids,
+            superseded=[record.memory.id for record in self.superseded],
+            renewed=list(self.outlived),
+        )
         self._write(revision)
         return Remembered(request.cube, transaction.head.seq, tuple(stored))
 
@@ -186,6 +196,25 @@ class _Store:
         for key, id in rows:
             if id not in gone and self._stands(id):
                 self.exact.setdefault(key, id)
+        if self.transaction.head.seq > self.known_until:
+            self._compare_with_the_newest(gone)
+
+    def _compare_with_the_newest(self, gone: set[str]) -> None:
+        """What others remembered while this was prepared was not compared with yet."""
+        newest = queries.claims_since(self.transaction.connection, self.request.cube, self.known_until)
+        for item in self.prepared:
+            if not _is_claim(item.draft):
+                continue
+            for record in newest:
+                memory = record.memory
+                if memory.id in gone:
+                    continue
+                self.known[memory.id] = record
+                claim = compare(memory.content, item.draft.content).relation
+                if claim is Claim.SAME:
+                    item.same[memory.id] = memory.version
+                elif claim is Claim.RIVAL:
+                    item.rivals[memory.id] = memory.version
 
     def _stands(self, id: str) -> bool:
         record = self.known.get(id)
@@ -234,14 +263,31 @@ class _Store:
 
     def _as_duplicate(self, id: str) -> Stored:
         known = self.known.get(id)
-        return Stored(id, known.memory.version if known is not None else 1, Status.DUPLICATE)
+        if known is None:
+            return Stored(id, 1, Status.DUPLICATE)
+        if self._ends_early(known) and not known.memory.governance.frozen:
+            self.outlived[id] = self._ends()
+        return Stored(id, known.memory.version + (id in self.outlived), Status.DUPLICATE)
+
+    def _ends(self) -> datetime | None:
+        lasts = self.request.expires_in_days
+        return None if lasts is None else self.transaction.now + timedelta(days=lasts)
+
+    def _ends_early(self, known: Record) -> bool:
+        """Whether what is known would be gone before what is said now: then that it is known is not enough."""
+        old, new = known.memory.governance.expires_at, self._ends()
+        return old is not None and (new is None or new > old)
 
     def _echo(self, draft: Draft) -> Stored | None:
         """What recall gave out and comes back is the memory that it was, not a new one."""
         found = self.transaction.records(draft.echoed)
-        for id in draft.echoed:
-            if id in found and found[id].memory.cube == self.request.cube:
-                return Stored(id, found[id].memory.version, Status.DUPLICATE)
+        gone = {record.memory.id for record in self.superseded}
+        for id, record in found.items():
+            memory = record.memory
+            live = memory.state in LIVE and not is_expired(memory, self.transaction.now)
+            # An altered block is somebody's own words under the name of a memory.
+            if id not in gone and live and memory.cube == self.request.cube and escape(memory.content) in draft.content:
+                return Stored(id, memory.version, Status.DUPLICATE)
         return None
 
     def _duplicate_piece(self, number: int, draft: Draft) -> Stored | None:
@@ -298,7 +344,6 @@ class _Store:
 
     def _record(self, id: str, number: int, item: _Prepared) -> Record:
         draft, request, now = item.draft, self.request, self.transaction.now
-        lasts = request.expires_in_days
         memory = Memory(
             cube=request.cube,
             content=draft.content,
@@ -315,13 +360,13 @@ class _Store:
                 actor=draft.actor,
                 role=draft.role,
                 session=draft.session,
-                position=draft.position,
+                position=draft.position if draft.part_of is None else number - draft.part_of - 1,
                 tags=draft.tags,
                 entities=draft.entities,
                 mentions=draft.mentions,
                 parts=self.pieces[number],
             ),
-            governance=Governance(expires_at=None if lasts is None else now + timedelta(days=lasts)),
+            governance=Governance(expires_at=self._ends()),
         )
         actor = self.transaction.caller.principal.name
         return Record(memory, self.transaction.new_label(), item.key, actor, "remember", None, 0)
@@ -354,6 +399,10 @@ class _Store:
         for id, edge in self.edges:
             edges.setdefault(id, []).append(edge)
         transaction.link(edges)
+        for id, until in self.outlived.items():
+            old = self.known[id]
+            lasting = replace(old.memory, governance=replace(old.memory.governance, expires_at=until))
+            transaction.revise(old, lasting, "renew", revision)
         for record in self.superseded:
             if record.memory.state in LIVE:
                 state = state_after(record.memory, Step.SUPERSEDE)

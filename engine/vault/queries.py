@@ -162,6 +162,16 @@ def page(
     return [record_of(row) for row in rows]
 
 
+def claims_since(connection: Connection, cube: str, revision: int) -> list[Record]:
+    """Live memories of a cube that say something of their own and changed after `revision`."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM memories WHERE cube = ? AND revision > ? AND state IN (?, ?)"
+        " AND kind NOT IN ('message', 'document') ORDER BY label",
+        [cube, revision, *LIVE_STATES],
+    ).fetchall()
+    return [record_of(row) for row in rows]
+
+
 def newest_claims(connection: Connection, cube: str, limit: int) -> list[Record]:
     """The newest live memories of a cube that say something of their own: no turns, documents or pieces of texts."""
     rows = connection.execute(

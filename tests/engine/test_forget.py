@@ -267,6 +267,19 @@ def test_erasing_brings_back_no_parent_that_was_put_away_by_hand(memos: MemOS) -
     assert state(memos, second) == "archived"
 
 
+def test_pieces_are_blanked_in_their_whole_by_place_however_alike_they_are(settings: Settings) -> None:
+    # Every piece holds the same sentence: finding pieces by their words would blank too much, and then too little.
+    text = " ".join(f"Call me back. Secretword{number} is what the caller said." for number in range(120))
+    with opened(settings) as memos:
+        stored = memos.remember(Remember(content=text), ME).stored
+        whole, pieces = stored[0].id, [item.id for item in stored[1:]]
+        said = {id: memos.memory(id, ME).memory.content for id in pieces}
+        for id in (pieces[0], pieces[2]):
+            erase(memos, id)
+        left = memos.memory(whole, ME).memory.content
+        assert left == f"[erased]{said[pieces[1]]}[erased]" + "".join(said[id] for id in pieces[3:])
+
+
 def test_nothing_is_erased_that_the_preview_did_not_show(memos: MemOS) -> None:
     first, second = say(memos, "Nadia plays the cello."), say(memos, "Nadia lives in Turku.")
     fused = str(memos.fuse(Fuse(ids=(first, second)), ME).id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,9 +14,9 @@ from hypothesis import strategies as st
 from cubes import Kind, Origin, Relation
 from engine.errors import Invalid, MemosError, NotFound, TooLarge
 from engine.memos import MemOS
-from engine.operations import Remember, Status, Turn
+from engine.operations import Recall, Remember, Status, Turn
 from engine.text.recalled import delimit
-from tests.conftest import HandClock
+from tests.conftest import LONG_S, HandClock
 from tests.engine.stores import ME, archive, ask, erase, ids, say, settings_for, state, told, with_vectors
 
 SHARED = profile(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -324,3 +326,33 @@ def test_bad_input_is_one_clear_error_and_changes_nothing(memos: MemOS, request_
     assert isinstance(refusal.value, (Invalid, TooLarge, NotFound))
     assert memos.cubes(ME) == ()
     assert memos.status(ME).revision == 0
+
+
+def test_what_is_said_again_to_last_outlives_its_first_end(memos: MemOS, clock: HandClock) -> None:
+    first = memos.remember(Remember(content="The spare key is with Ines.", expires_in_days=1), ME).stored[0]
+    again = memos.remember(Remember(content="The spare key is with Ines."), ME).stored[0]
+    assert (again.id, again.status, again.version) == (first.id, Status.DUPLICATE, 2)
+    clock.pass_by(days=2)
+    assert [item.memory.id for item in memos.recall(Recall("Where is the spare key?"), ME).memories] == [first.id]
+
+
+def test_a_recalled_block_that_was_altered_is_new_and_never_supersedes_itself(memos: MemOS) -> None:
+    old = memos.remember(Remember(content="Marit lives in Bergen."), ME).stored[0].id
+    block = delimit(old, {}, "Marit lives in Oslo now.")
+    (new,) = memos.remember(Remember(content=block, supersedes=(old,)), ME).stored
+    assert new.id != old
+    assert new.superseded == (old,)
+    assert "Oslo" in memos.memory(new.id, ME).memory.content
+
+
+def test_rivals_told_at_the_same_instant_are_named(memos: MemOS) -> None:
+    for round_ in range(5):
+        start = threading.Barrier(2)
+
+        def tell(port: int, name: str = f"Service {round_}", start: threading.Barrier = start) -> Status:
+            start.wait(LONG_S)
+            return memos.remember(Remember(content=f"{name} listens on port {port}."), ME).stored[0].status
+
+        with ThreadPoolExecutor(2) as threads:
+            found = sorted(threads.map(tell, (8080, 9090)))
+        assert found == [Status.ADDED, Status.CONFLICT]
