@@ -110,11 +110,16 @@ def caller_of(ctx: Context) -> Caller:
 
 
 def principal_of(ctx: Context) -> Principal:
-    """Whom the transport authenticated: by a token, by the daemon's socket, or the owner of this process."""
-    scope = getattr(ctx.request, "scope", {})
-    if (known := scope.get(PRINCIPAL_KEY)) is not None:
-        principal: Principal = known
-        return principal
+    """Whom the transport authenticated: by a token, by the daemon's socket, or the owner of this process.
+
+    Raises:
+        NotAllowed: the request came over HTTP, and nobody there said who asks.
+    """
+    if ctx.request is not None:
+        known = getattr(ctx.request, "scope", {}).get(PRINCIPAL_KEY)
+        if not isinstance(known, Principal):
+            raise NotAllowed("nobody knows who sent this request, so it is refused: this server is not set up right")
+        return known
     connection = current_connection.get(None)
     return OWNER if connection is None else connection.principal
 

@@ -33,6 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.clock import Clock, SystemClock
 from engine.errors import Expired, Invalid, MemosError, NotAllowed
+from engine.operations import OWNER
 from memos_mcp.auth import Token, TokenFile
 from memos_mcp.server import MemoryServer
 from memos_mcp.service import PRINCIPAL_KEY
@@ -170,7 +171,8 @@ class Gate:
             return
         request = Request(scope, receive)
         refusal = await self._security.validate_request(request)
-        if refusal is None and request.url.path != HEALTH_PATH:
+        # The path that the router goes by: the one of `request.url` is put together with what the Host header says.
+        if refusal is None and scope["path"] != HEALTH_PATH:
             refusal = self._admit(request, scope)
         await (self._app if refusal is None else refusal)(scope, receive, send)
 
@@ -178,17 +180,21 @@ class Gate:
         """Note in the scope who asks; or the refusal."""
         header = request.headers.get("authorization")
         if header is None:
-            return _unauthorized(None) if self._needs_token else None
+            if self._needs_token:
+                return _unauthorized(None)
+            scope[PRINCIPAL_KEY] = OWNER  # whoever reaches this loopback is on this machine
+            return None
         scheme, _, presented = header.partition(" ")
         if scheme.lower() != "bearer" or not presented.strip():
             return _unauthorized(NotAllowed("only bearer tokens are known here: send 'Authorization: Bearer TOKEN'"))
         try:
             token = self._tokens.check(presented.strip(), self._clock.now())
-        except (NotAllowed, Expired) as error:
+            principal = token.principal
+        except (NotAllowed, Expired, Invalid) as error:
             return _unauthorized(error)
         known = AccessToken(token="", client_id=token.name, scopes=list(token.scopes), subject=token.name)
         scope["user"] = AuthenticatedUser(known)  # sessions are bound to who opened them
-        scope[PRINCIPAL_KEY] = token.principal
+        scope[PRINCIPAL_KEY] = principal
         return None
 
 

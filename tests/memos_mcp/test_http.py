@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,18 @@ import pytest
 from mcp import Client
 from mcp.client.session import ClientSession
 from mcp.client.sse import sse_client
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from engine.errors import Conflict, Corrupt, Expired, Invalid, NotAllowed, NotFound
 from engine.memos import MemOS
 from engine.operations import Caller, Remember
 from memos_mcp.auth import FILE, TokenFile, create_token, list_tokens, revoke_token
 from memos_mcp.transports import LOOPBACK, HttpSettings, check_bind, is_loopback
-from tests.memos_mcp.serving import ERAS, SOON_S, START, VERSION, Era, HandClock, Heard, remember
-from tests.memos_mcp.web import BOTH, LATEST_LEGACY, Reply, Web, serving_http
+from tests.memos_mcp.serving import ERAS, SOON_S, START, VERSION, Era, HandClock, Heard, remember, server_of
+from tests.memos_mcp.web import BOTH, LATEST_LEGACY, Reply, Web, serving_app, serving_http
 
 MAX_LIST_BYTES = 7_000
 INITIALIZE: dict[str, Any] = {
@@ -187,6 +192,53 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(memos: MemOS, folder
     with serving_http(memos, folder, HttpSettings(port=0, max_body_bytes=10_000)) as web:
         assert web.modern("tools/call", {"name": "recall", "arguments": {"query": "x" * 20_000}}).status == 413
         assert initialize(web).status == 200
+
+
+# --- who is let in is never decided by what the client says of itself ---------------------------------------------
+
+HOSTILE_HOSTS = [
+    "127.0.0.1:8765/health?",
+    "127.0.0.1:8765/health#",
+    "127.0.0.1:/health?",
+    "localhost:1/health?x=",
+    "127.0.0.1:1@127.0.0.1/health?",
+]
+
+
+def raw_status(web: Web, target: str, host: str) -> int:
+    body = json.dumps(INITIALIZE)
+    head = f"POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nAccept: {BOTH}\r\n"
+    with socket.create_connection((LOOPBACK, web.port), timeout=60) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        return int(client.makefile("rb").readline().split()[1])
+
+
+@pytest.mark.parametrize("host", HOSTILE_HOSTS)
+def test_a_host_header_that_names_the_health_check_does_not_open_the_door(guarded: Web, host: str) -> None:
+    assert raw_status(guarded, "/mcp", host) in {400, 401, 421}
+
+
+@pytest.mark.parametrize("target", ["/mcp?/health", "/mcp#/health", "//health/../mcp", "/health/../mcp", "/mcp/health"])
+def test_a_target_that_mentions_the_health_check_does_not_open_the_door(guarded: Web, target: str) -> None:
+    assert raw_status(guarded, target, f"{LOOPBACK}:{guarded.port}") in {400, 401}
+
+
+def test_a_request_that_no_gate_has_seen_is_refused(memos: MemOS) -> None:
+    memos.remember(Remember(content="The cellar key hangs behind the clock."), Caller())
+    sessions = StreamableHTTPSessionManager(app=server_of(memos))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with sessions.run():
+            yield
+
+    bare = Starlette(routes=[Route("/mcp", StreamableHTTPASGIApp(sessions))], lifespan=lifespan)
+    with serving_app(bare, HttpSettings(port=0)) as web:
+        reply = web.modern("tools/call", {"name": "recall", "arguments": {"query": "the cellar key"}})
+        read = web.modern("resources/read", {"uri": "memos://cubes"})
+    assert "NotAllowed: " in reply.text
+    assert "NotAllowed: " in read.text
+    assert "clock" not in reply.text
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.applications import Starlette
+
 from engine.clock import Clock
 from engine.memos import MemOS
 from memos_mcp.auth import TokenFile
@@ -80,6 +82,13 @@ def serving_http(
     """Serve `memos` over HTTP from a thread until the block ends."""
     settings = settings or HttpSettings(port=0)
     app = http_app(server_of(memos), version=VERSION, tokens=TokenFile(folder), settings=settings, clock=clock)
+    with serving_app(app, settings) as served:
+        yield served
+
+
+@contextmanager
+def serving_app(app: Starlette, settings: HttpSettings) -> Iterator[Web]:
+    """Serve `app` from a thread until the block ends."""
     web = http_server(app, settings)
     thread = threading.Thread(target=lambda: asyncio.run(web.serve()), name="http")
     thread.start()
