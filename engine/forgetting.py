@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import secrets
 import threading
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ from typing import Any
 from cubes import Relation
 from engine.embeddings import SYSTEM
 from engine.erasing import PENDING, Erasure, lasting
-from engine.errors import Cancelled, Conflict, Expired, Invalid, NotFound
-from engine.governance.access import no_memory
+from engine.errors import Cancelled, Conflict, Expired, Invalid, MemosError, NotFound
+from engine.governance.access import allowed, no_memory
 from engine.lifecycle.states import Step, after, state_after
 from engine.operations import (
     CONFIRM_MINUTES,
@@ -53,6 +54,7 @@ from engine.vault.rows import Record, known_time, stored_time
 
 SURE = 0.5  # from this score on a memory counts as what the query means
 PREVIEW_LIMIT = 20  # memories that one query may preview
+log = logging.getLogger(__name__)
 
 
 class Forgetting:
@@ -158,9 +160,16 @@ class Forgetting:
             self._cleaned = reached
 
     def finish(self) -> None:
-        """At start-up: finish an erasure that a killed process had committed."""
-        if self._parts.vault.note(PENDING) is not None:
+        """Finish an erasure that was committed by a process that then died, or that could not remove every copy.
+
+        Where that fails (a full disk), the store stays usable and the erasure stays noted, to be finished later.
+        """
+        if self._parts.vault.note(PENDING) is None:
+            return
+        try:
             self.clean()
+        except (MemosError, OSError) as error:
+            log.error("copies of what was erased are still there, and are tried again: %s", type(error).__name__)
 
     def _clean(self) -> None:
         parts = self._parts
@@ -214,8 +223,9 @@ def _readable(transaction: Transaction, ids: Sequence[str]) -> tuple[list[Record
 
 
 def _writable(transaction: Transaction, record: Record) -> bool:
-    may(transaction, record, Action.WRITE)
-    return True
+    """Whether the caller may forget it: what it may only read is not offered."""
+    cube = queries.cube(transaction.connection, record.memory.cube)
+    return cube is not None and allowed(transaction.caller.principal, cube, Action.WRITE)
 
 
 def _confirmed(transaction: Transaction, token: str) -> tuple[tuple[str, ...], Mode]:

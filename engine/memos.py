@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -208,7 +209,15 @@ class MemOS:
             may(transaction, record, Action.READ)
             memory = queries.complete(connection, [record])[0]
             edges = queries.derived_from(connection, [id])
-            derived = [(edge.relation.value, other) for other, edge in edges if edge.relation is not Relation.FOLLOWS]
+            near = queries.cubes_of(connection, [*(other for other, _ in edges), *(e.source for e in memory.lineage)])
+            seen = {cube.name for cube in readable_cubes(self._parts, None, caller)}
+            visible = {id for id, cube in near.items() if cube in seen}
+            memory = replace(memory, lineage=tuple(edge for edge in memory.lineage if edge.source in visible))
+            derived = [
+                (edge.relation.value, other)
+                for other, edge in edges
+                if edge.relation is not Relation.FOLLOWS and other in visible
+            ]
             before, behind = queries.neighbours(connection, memory)
         return MemoryView(memory, tuple(derived), before, behind)
 
@@ -224,25 +233,27 @@ class MemOS:
             return tuple(queries.ids_with_prefix(connection, prefix, names, COMPLETIONS))
 
     def status(self, caller: Caller) -> EngineStatus:
-        """How the store does; counts are of what the caller may read."""
-        parts = self._parts
+        """How the store does; counts are of what the caller may read, and where it lies is for the owner alone."""
+        parts, owner = self._parts, caller.principal.owner
         names = [cube.name for cube in readable_cubes(parts, None, caller)]
         with parts.vault.reading() as connection:
             counts: dict[str, int] = {}
             for name in names:
                 for state, count in queries.counts(connection, "state", name):
                     counts[state] = counts.get(state, 0) + count
+            seen = max((queries.cube_revision(connection, name) for name in names), default=0)
+        revision = parts.vault.revision if owner else seen
         return EngineStatus(
-            data=str(parts.vault.settings.data),
+            data=str(parts.vault.settings.data) if owner else "",
             store_id=parts.vault.store_id,
-            revision=parts.vault.revision,
+            revision=revision,
             cubes=len(names),
             counts=tuple(sorted(counts.items())),
             embedder=parts.embeddings.name,
             degraded=self._degraded(),
             index=tuple(item for item in parts.indexes.status() if item[0] in names),
-            last_backup=upkeep.last_backup(parts),
-            audit_length=parts.vault.revision,
+            last_backup=upkeep.last_backup(parts) if owner else None,
+            audit_length=revision,
         )
 
     def _degraded(self) -> str | None:
@@ -273,8 +284,12 @@ class MemOS:
         if not granted(caller.principal, "*", Action.ADMIN):
             raise NotAllowed("backups are for the owner of the store")
         progress(0, 1, "copying")
-        made = self._parts.vault.backup(path.absolute())
-        self._parts.vault.write(lambda transaction: transaction.audit("backup", "", path=str(made)), caller)
+        path = path.absolute()
+        if path.exists():
+            raise Invalid(f"{path} exists: a backup never replaces a file; choose another name")
+        # Noted first: an erasure that comes in between must know of the copy.
+        self._parts.vault.write(lambda transaction: transaction.audit("backup", "", path=str(path)), caller)
+        made = self._parts.vault.backup(path)
         progress(1, 1, "done")
         return made
 
@@ -287,6 +302,7 @@ class MemOS:
     def sweep(self) -> None:
         """Expiry, uses, snapshots, backups. Called by whoever keeps the store open, about once a minute."""
         self._recalling.write_uses()
+        self._forgetting.finish()
         upkeep.expire(self._parts)
         self._work.set()  # memories that were stored without vectors get them
         upkeep.drop_old_records(self._parts)
@@ -326,8 +342,8 @@ class MemOS:
                 self._fill(stopped)
                 self._parts.indexes.tend()
                 self._recalling.write_uses()
-            except MemosError as error:
-                log.error("background work is put off: %s", error)
+            except Exception as error:  # noqa: BLE001 - the outermost edge of this thread: its work must go on
+                log.error("background work is put off: %s", error if isinstance(error, MemosError) else type(error))
             self._work.wait()
             self._work.clear()  # after waiting: what is set while this works is then never missed
 

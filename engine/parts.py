@@ -12,7 +12,7 @@ from cubes.canonical import digest
 from engine.clock import Clock, Ids
 from engine.embeddings import Embeddings
 from engine.errors import Invalid, NotFound
-from engine.governance.access import allowed, granted, no_cube, no_memory, require
+from engine.governance.access import EVERY_CUBE, allowed, granted, no_cube, no_memory, require
 from engine.indexer import Indexes
 from engine.operations import MAX_CUBE_NAME_CHARS, MAX_IDS, Action, Caller
 from engine.text.claims import normal_form
@@ -38,7 +38,7 @@ def check_cube_name(name: str) -> None:
     """Raises `Invalid` for a name that no cube can have."""
     if not name or len(name) > MAX_CUBE_NAME_CHARS:
         raise Invalid(f"a cube's name has 1 to {MAX_CUBE_NAME_CHARS} characters, this one has {len(name)}")
-    if not name.isprintable() or name != name.strip() or "/" in name:
+    if not name.isprintable() or name != name.strip() or "/" in name or name == EVERY_CUBE:
         raise Invalid(f"{name!r} cannot be a cube's name: use printable characters without `/` and outer blanks")
 
 
@@ -120,13 +120,14 @@ def answered(parts: Parts, caller: Caller, request: Any, load: Callable[[dict[st
     """The recorded answer to a request that was carried out already."""
     if caller.operation is None:
         return None
-    rows = parts.vault.rows(_RECORDED, [caller.operation, _arguments(request)])
+    rows = parts.vault.rows(_RECORDED, [caller.operation, _arguments(request, caller)])
     return load(json.loads(rows[0][0])) if rows else None
 
 
-def _arguments(request: Any) -> str:
+def _arguments(request: Any, caller: Caller) -> str:
+    """What tells requests apart: also who asks, and what it may do now, since an answer is given for these."""
     try:
-        return digest([type(request).__name__, request])
+        return digest([type(request).__name__, request, caller.principal])
     except MalformedCube as error:
         raise Invalid(f"the request cannot be carried out: {error}") from error
 
@@ -147,7 +148,7 @@ def once(
     before = answered(parts, caller, request, load)
     if before is not None:
         return before
-    arguments = _arguments(request) if caller.operation is not None else ""
+    arguments = _arguments(request, caller) if caller.operation is not None else ""
 
     def recorded(transaction: Transaction) -> T:
         if caller.operation is None:

@@ -255,6 +255,14 @@ def read_everything(connection: Connection) -> None:
         connection.execute(f'SELECT bit_xor(hash(t)) FROM "{name}" AS t').fetchall()
 
 
+def cubes_of(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """The cube of each memory, by its id; ids that do not exist are left out."""
+    rows = connection.execute(
+        "SELECT id, cube FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[]))", [list(ids)]
+    ).fetchall()
+    return dict(rows)
+
+
 def cube_revision(connection: Connection, cube: str) -> int:
     """The revision under which anything in a cube last changed."""
     row = connection.execute(
