@@ -31,7 +31,7 @@ from memos_mcp import dial
 from memos_mcp import endpoint as places
 from memos_mcp.dial import Hello, Starter
 from memos_mcp.endpoint import Endpoint, Lock
-from memos_mcp.host import Host, Http, Opened
+from memos_mcp.host import Host, Http, Opened, sweep
 from memos_mcp.logs import log_to_file
 from memos_mcp.version import VERSION
 
@@ -194,12 +194,14 @@ def _patiently(open_engine: Callable[[], MemOS]) -> MemOS:
 
 
 def _close(opened: Opened) -> None:
+    sweep(opened.memos)
     try:
-        opened.memos.sweep()
         opened.memos.close()
         logger.info("closed")
     except MemosError as error:
         logger.error("closing failed: %s: %s", error.code, error)
+    except Exception as error:  # noqa: BLE001 -- the outermost edge: the endpoint and the lock are still to be let go
+        logger.error("closing failed: %s", type(error).__qualname__)
 
 
 def _give_up_closing() -> None:

@@ -190,10 +190,7 @@ class Host:
         await self._ready.wait()
         while self.opened is not None:
             await anyio.sleep(SWEEP_EVERY_S)
-            try:
-                await anyio.to_thread.run_sync(self.opened.memos.sweep)
-            except MemosError as error:
-                logger.warning("the sweep failed: %s: %s", error.code, error)
+            await anyio.to_thread.run_sync(sweep, self.opened.memos)
 
     async def _end_when_idle(self) -> None:
         await self._ready.wait()
@@ -314,6 +311,16 @@ class Host:
         finally:
             among.discard(one)
             self._busy_at = time.monotonic()
+
+
+def sweep(memos: MemOS) -> None:
+    """Let the engine tidy up. A full disk ends neither the daemon nor its orderly close: the next sweep tries again."""
+    try:
+        memos.sweep()
+    except MemosError as error:
+        logger.warning("the sweep failed: %s: %s", error.code, error)
+    except Exception as error:  # noqa: BLE001 -- an outermost edge; the text may quote content, the type does not
+        logger.error("the sweep failed: %s", type(error).__qualname__)
 
 
 def _refusal(code: str, message: str) -> bytes:
