@@ -5,6 +5,8 @@ A backup is a compacted DuckDB file. Automatic ones stand in `<data>/backups`, n
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import re
 import secrets
@@ -16,6 +18,7 @@ import duckdb
 
 from engine.errors import Corrupt, Invalid, NotFound
 from engine.settings import Settings
+from engine.vault.failures import explaining, what_lacks
 from engine.vault.lock import FolderLock
 
 AUTOMATIC = "auto"
@@ -48,20 +51,23 @@ def copy_database(connection: duckdb.DuckDBPyConnection, path: Path) -> Path:
 
     Raises:
         Invalid: there is something at `path`, or its folder cannot be written.
+        Unavailable: it could not be written to the end, for lack of space, memory or a right; nothing is left of it.
     """
-    if path.exists():
-        raise Invalid(f"{path} exists: a backup never replaces a file; choose another name")
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
+        if path.exists():
+            raise Invalid(f"{path} exists: a backup never replaces a file; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _remove(partial)
     except OSError as error:
         raise Invalid(f"{path} cannot be written: {error.strerror}") from error
     try:
-        _copy(connection, partial)
-        os.replace(partial, path)
+        with explaining():
+            _copy(connection, partial)
+            os.replace(partial, path)
     except BaseException:
-        _remove(partial)
+        with contextlib.suppress(OSError):  # it goes at the next start
+            _remove(partial)
         raise
     return path
 
@@ -84,17 +90,36 @@ def _copy(connection: duckdb.DuckDBPyConnection, partial: Path) -> None:
 
 
 def _remove(file: Path) -> None:
-    for path in (file, Path(f"{file}.wal")):
+    """Remove a database file with all that DuckDB keeps beside it; nobody may have it open."""
+    for path in (file, *logs_of(file)):
         path.unlink(missing_ok=True)
+    _remove_spilled(file)
+
+
+def logs_of(database: Path) -> list[Path]:
+    """The write-ahead log of a database file, and what DuckDB makes of it while it checkpoints or recovers."""
+    return sorted(database.parent.glob(f"{glob.escape(database.name)}.wal*"))
+
+
+def _remove_spilled(database: Path) -> None:
+    """Remove what DuckDB wrote to disk for want of memory: a killed process leaves it, and nothing reads it again."""
+    shutil.rmtree(f"{database}.tmp", ignore_errors=True)
 
 
 def remove_unfinished(settings: Settings) -> None:
-    """Remove what a killed process left of a copy that it was making: it may hold what is erased later."""
+    """Remove what a killed process left of copies and of its work: it may hold what is erased later.
+
+    Only for who has the folder's lock. The write-ahead log stays: it holds what was acknowledged.
+    """
     for folder in (settings.data, settings.backups_folder):
         for path in folder.glob(f".*{PARTIAL}*"):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
     for suffix in (FRESH, INCOMING):
         _remove(settings.database.with_suffix(suffix))
+    _remove_spilled(settings.database)
 
 
 def check_backup(path: Path) -> None:
@@ -115,6 +140,9 @@ def check_backup(path: Path) -> None:
                 # Summing a hash over every column reads, and so checks, every block.
                 connection.execute(f'SELECT bit_xor(hash(t)) FROM "{name}" AS t').fetchall()
     except duckdb.Error as error:
+        lacking = what_lacks(error)
+        if lacking is not None:
+            raise lacking from error
         raise Corrupt(f"{path} cannot be read as a backup: it is damaged or another kind of file") from error
 
 
@@ -126,7 +154,13 @@ def restore_backup(settings: Settings, path: Path, now: datetime) -> Path | None
     Raises:
         Busy: a daemon has the folder.
         Corrupt, NotFound: the backup cannot be used; nothing was changed.
+        Unavailable: a file or folder cannot be read or written, or the disk is full.
     """
+    with explaining():
+        return _restore(settings, path, now)
+
+
+def _restore(settings: Settings, path: Path, now: datetime) -> Path | None:
     check_backup(path)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FolderLock(settings.data / "vault.lock")
@@ -151,12 +185,11 @@ def restore_backup(settings: Settings, path: Path, now: datetime) -> Path | None
 
 
 def _keep_aside(settings: Settings, now: datetime) -> Path | None:
-    database, wal = settings.database, Path(f"{settings.database}.wal")
-    if not database.exists() and not wal.exists():
+    found = [file for file in (settings.database, *logs_of(settings.database)) if file.exists()]
+    if not found:
         return None
     folder = settings.damaged_folder / now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     folder.mkdir(parents=True, mode=0o700)
-    for file in (database, wal):
-        if file.exists():
-            os.replace(file, folder / file.name)
+    for file in found:
+        os.replace(file, folder / file.name)
     return folder

@@ -30,12 +30,21 @@ from engine.errors import Busy, Corrupt, Unavailable
 from engine.operations import Caller
 from engine.settings import Settings
 from engine.vault import queries
-from engine.vault.backup import FRESH, PRE_MIGRATION, backup_path, copy_database, newest_backup, remove_unfinished
+from engine.vault.backup import (
+    FRESH,
+    PRE_MIGRATION,
+    backup_path,
+    copy_database,
+    logs_of,
+    newest_backup,
+    remove_unfinished,
+)
+from engine.vault.failures import explained, explaining, is_damage, what_lacks
 from engine.vault.lock import FolderLock
 from engine.vault.schema import META_TABLE, MIGRATIONS, Migration
 from engine.vault.shared_lock import SharedLock
 from engine.vault.transaction import Change, Head, Transaction
-from engine.vault.writer import Writer, explained, is_damage
+from engine.vault.writer import Writer
 
 MARKER = "store.json"  # says that there is a store here: without it, a missing database is a new store
 OPEN_TRIES, OPEN_WAIT_S = 100, 0.05  # a killed owner's DuckDB lock goes a moment after the owner
@@ -49,7 +58,7 @@ class MemVault:
     Raises (on opening):
         Busy: another process has the folder.
         Corrupt: the database is damaged or missing; nothing was touched.
-        Unavailable: the store was written by a newer version.
+        Unavailable: the store was written by a newer version; or the machine lacks space, memory or a right to files.
     """
 
     def __init__(
@@ -69,8 +78,9 @@ class MemVault:
         self._idle: list[duckdb.DuckDBPyConnection] = []  # cursors that no reader holds
         self.on_commit: Callable[[Sequence[Change], Transaction], None] = lambda changes, transaction: None
         self._closed = False
-        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = FolderLock(settings.data / "vault.lock")
+        with explaining():
+            settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = FolderLock(settings.data / "vault.lock")
         try:
             remove_unfinished(settings)
             self._connection = self._open()
@@ -82,6 +92,9 @@ class MemVault:
         except duckdb.Error as error:
             self._give_up()
             raise self._damage(error) if is_damage(error) else explained(error) from error
+        except OSError as error:
+            self._give_up()
+            raise explained(error) from error
         except BaseException:
             self._give_up()
             raise
@@ -114,6 +127,9 @@ class MemVault:
         if "Conflicting lock" in str(error) or "Could not set lock" in str(error):
             return Busy(f"the vault {self.settings.database} is open in another program: close it, then try again")
         log.error("the vault cannot be read: %s", type(error).__name__)
+        lacking = what_lacks(error)
+        if lacking is not None:
+            return lacking
         return Corrupt(f"the vault {self.settings.database} is damaged; it was left as it is: {self._remedy()}")
 
     def _remedy(self) -> str:
@@ -269,8 +285,6 @@ class MemVault:
             cursor = self._connection.cursor()
             try:
                 return copy_database(cursor, path)
-            except duckdb.Error as error:
-                raise explained(error) from error
             finally:
                 cursor.close()
 
@@ -284,15 +298,20 @@ class MemVault:
         fresh.unlink(missing_ok=True)
         with self._shared.exclusive():
             copy_database(self._connection, fresh)
-            self._disconnect()
             try:
-                # The old write-ahead log holds deleted content and belongs to the old file: it goes first. Closing
-                # has moved what it held into the old file, so that stays whole if we die between the two steps.
-                Path(f"{database}.wal").unlink(missing_ok=True)
-                os.replace(fresh, database)
-                sync_folder(database.parent)
+                # The old write-ahead log holds deleted content and belongs to the old file: it goes first. What it
+                # held is moved into the old file before, so that this stays whole if we die between the two steps.
+                self._connection.execute("CHECKPOINT")
+                self._disconnect()
+                try:
+                    for file in logs_of(database):
+                        file.unlink(missing_ok=True)
+                    os.replace(fresh, database)
+                    sync_folder(database.parent)
+                finally:
+                    self._connection = connect(database)
             finally:
-                self._connection = connect(database)
+                fresh.unlink(missing_ok=True)  # in place by now, or of no use
 
     def close(self) -> None:
         """Finish what was submitted, checkpoint, and let the folder go: the lock is released last."""

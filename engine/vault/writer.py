@@ -22,8 +22,9 @@ from typing import Any, Generic, TypeVar
 import duckdb
 
 from engine.clock import Clock
-from engine.errors import Busy, Corrupt, Invalid, MemosError
+from engine.errors import Busy
 from engine.operations import Caller
+from engine.vault.failures import explained
 from engine.vault.transaction import Head, Transaction
 
 MAX_GROUP = 64
@@ -120,7 +121,7 @@ class Writer:
         try:
             task.future.set_result(task.run())
         except BaseException as error:  # noqa: BLE001 - handed to the caller, who is waiting for it
-            task.future.set_exception(error)
+            task.future.set_exception(explained(error) if isinstance(error, Exception) else error)
 
     def _run_group(self, jobs: list[_Job[Any]]) -> None:
         start = copy(self.head)
@@ -136,7 +137,7 @@ class Writer:
                     # A statement that DuckDB refused aborts its transaction, for the jobs behind this one as well.
                     if transaction.written or isinstance(error, duckdb.Error):
                         raise
-                    job.future.set_exception(error)
+                    job.future.set_exception(explained(error))
                 else:
                     transaction.revision = self.head.seq
                     done.append((job, transaction, result))
@@ -176,35 +177,3 @@ class Writer:
             except Exception:
                 # What was committed stands, and the thread that everyone waits for must not end.
                 log.exception("a change was stored, but not everything followed it")
-
-
-def explained(error: Exception) -> Exception:
-    """A database failure as one of the engine's errors; anything else as it is."""
-    if isinstance(error, MemosError) or not isinstance(error, duckdb.Error):
-        return error
-    if is_damage(error):
-        return Corrupt(
-            "the vault's database file is damaged: nothing was changed; "
-            "stop the daemon and run `memos-mcp doctor`, which names the last good backup"
-        )
-    text = str(error)
-    if "cannot encode str as UTF-8" in text:
-        return Invalid("a text of the request holds a lone surrogate: take it out and send it again")
-    if "No space left" in text or "Could not write" in text:
-        return Busy("the disk is full: nothing was changed; free some space, then try again")
-    return error
-
-
-def is_damage(error: duckdb.Error) -> bool:
-    """Whether a DuckDB error says that stored bytes are not what was written."""
-    text = str(error).lower()
-    signs = (
-        "corrupt",
-        "checksum",
-        "not a valid duckdb database",
-        "deserialize",
-        "serialization error",
-        "failed to replay",
-        "could not read enough bytes",
-    )
-    return isinstance(error, (duckdb.InternalException, duckdb.FatalException)) or any(sign in text for sign in signs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from engine.memos import MemOS, restore_backup
 from engine.operations import Event, Remember
 from engine.settings import Settings
 from engine.vault import MemVault, Transaction
+from engine.vault.failures import explaining
 from engine.vault.schema import MIGRATIONS, Migration
 from tests.conftest import LONG_S, START, HandClock, until
 from tests.engine.stores import ME, archive, ask, contents, ids, opened, run_python, say, settings_for
@@ -36,6 +38,32 @@ SECOND = Migration(2, "a note on each cube", "ALTER TABLE cubes ADD COLUMN note 
 
 def vault(settings: Settings, migrations: tuple[Migration, ...] = MIGRATIONS) -> MemVault:
     return MemVault(settings, HandClock(), TimeOrderedIds(), migrations=migrations)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from engine.errors import MemosError
+from engine.memos import MemOS
+from engine.operations import Caller, Remember
+from engine.settings import Settings
+
+def limited(bytes, work):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, resource.RLIM_INFINITY))
+    try:
+        work()
+    except MemosError as error:
+        return f"{error.code}: {error}"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+data = Path(sys.argv[1])
+with MemOS.open(Settings(data=data, embedder="none", backup_every_h=0)) as memos:
+    memos.remember(Remember(content="Before the disk was full."), Caller())
+    print(limited(20_000, lambda: memos.backup(data / "copy.duckdb", Caller())))
+    print(limited(20_000, memos._parts.vault.compact))
+    memos.remember(Remember(content="After there was space again."), Caller())
+"""
 
 
 def schema_of(database: Path) -> str:
@@ -296,6 +324,60 @@ def test_a_backup_that_cannot_be_written_leaves_nothing_behind(memos: MemOS, tmp
     assert list(tmp_path.rglob("*.partial*")) == []
 
 
+def test_a_backup_under_a_name_that_the_file_system_refuses_is_invalid(memos: MemOS, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="cannot be written"):
+        memos._parts.vault.backup(tmp_path / f"{'long' * 100}.duckdb")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on the size of files to set")
+def test_a_full_disk_is_said_to_be_full_and_takes_nothing_with_it(settings: Settings) -> None:
+    said, _ = run_python(FULL, str(settings.data)).communicate(timeout=LONG_S)
+    assert [line.partition(";")[0] for line in said.splitlines()] == [
+        "Unavailable: the disk is full: nothing was changed",
+        "Unavailable: the disk is full: nothing was changed",
+    ]
+    assert not (settings.data / "copy.duckdb").exists()
+    assert not settings.database.with_suffix(".fresh").exists()
+    assert list(settings.data.rglob("*.partial*")) == []
+    with opened(settings) as memos:
+        assert len(memos.memories("default", ME).memories) == 2
+        assert memos.verify(ME) == ()
+
+
+def test_a_data_folder_that_cannot_be_made_is_unavailable_and_named(memos: MemOS, tmp_path: Path) -> None:
+    say(memos, "Something.")
+    copy = memos.backup(tmp_path / "copy.duckdb", ME)
+    (tmp_path / "file").write_text("in the way")
+    blocked = settings_for(tmp_path / "file" / "data")
+    with pytest.raises(Unavailable, match=r"file.data: Not a directory"):
+        MemOS.open(blocked)
+    with pytest.raises(Unavailable, match=r"file.data: Not a directory"):
+        restore_backup(blocked, copy, START)
+
+
+def test_what_the_database_refuses_is_an_error_of_the_engine_and_a_mistake_of_ours_is_not(tmp_path: Path) -> None:
+    connection = duckdb.connect(str(tmp_path / "some.duckdb"), config={"memory_limit": "10MB", "temp_directory": ""})
+    connection.execute("CREATE TABLE t (n INTEGER)")
+    first, second = connection.cursor(), connection.cursor()
+    first.execute("INSERT INTO t VALUES (1)")
+    for cursor in (first, second):
+        cursor.execute("BEGIN")
+    first.execute("UPDATE t SET n = 2")
+    refused: list[tuple[Callable[[], object], type[Exception]]] = [
+        (lambda: second.execute("UPDATE t SET n = 3"), Busy),
+        (lambda: connection.execute("SELECT list(md5(i::VARCHAR)) FROM range(3_000_000) AS r(i)"), Unavailable),
+        (lambda: connection.execute("ATTACH '/dev/null/x.duckdb' AS elsewhere"), Unavailable),
+        (lambda: connection.execute("SELEC 1"), duckdb.ParserException),
+        (lambda: connection.execute("SELECT nothing FROM t"), duckdb.BinderException),
+    ]
+    for run, error in refused:
+        with pytest.raises(error), explaining():
+            run()
+    connection.close()
+    with pytest.raises(Unavailable, match="closed"), explaining():
+        connection.execute("SELECT 1")
+
+
 def test_what_a_killed_process_left_of_a_copy_is_removed_at_the_next_start(settings: Settings) -> None:
     with opened(settings) as memos:
         say(memos, "Whole.")
@@ -306,9 +388,15 @@ def test_what_a_killed_process_left_of_a_copy_is_removed_at_the_next_start(setti
         settings.data / ".vault.fresh.partial",
         settings.data / "vault.fresh",
         settings.data / "vault.incoming",
+        settings.data / "vault.incoming.wal.checkpoint",
+        settings.data / "vault.incoming.wal.recovery",
     ]
     for leftover in leftovers:
         leftover.write_bytes(b"what is erased later")
+    for spilled in ("vault.duckdb.tmp", ".vault.fresh.partial.tmp"):
+        (settings.data / spilled).mkdir()
+        (settings.data / spilled / "duckdb_temp_storage_S32K-0.tmp").write_bytes(b"what is erased later")
+        leftovers.append(settings.data / spilled)
     with opened(settings) as memos:
         assert contents(ask(memos, "whole")) == ["Whole."]
     assert not any(leftover.exists() for leftover in leftovers)
@@ -332,6 +420,31 @@ def test_a_file_that_is_no_backup_is_refused_and_nothing_is_changed(settings: Se
     with pytest.raises(NotFound):
         restore_backup(settings, tmp_path / "missing.duckdb", START)
     assert settings.database.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["vault.duckdb.wal", "vault.duckdb.wal.checkpoint", "vault.duckdb.wal.recovery"])
+def test_no_log_of_a_replaced_vault_stays_beside_the_restored_one(
+    settings: Settings, tmp_path: Path, name: str
+) -> None:
+    with opened(settings) as memos:
+        say(memos, "In the backup.")
+        copy = memos.backup(tmp_path / "copy.duckdb", ME)
+    (settings.data / name).write_bytes(b"of the replaced vault")
+    kept = restore_backup(settings, copy, START)
+    assert kept is not None
+    assert sorted(path.name for path in kept.iterdir()) == ["vault.duckdb", name]
+    assert [path.name for path in settings.data.glob("vault.duckdb*")] == ["vault.duckdb"]
+    with opened(settings) as memos:
+        assert contents(ask(memos, "backup")) == ["In the backup."]
+
+
+def test_compacting_leaves_no_log_of_the_old_file(memos: MemOS, settings: Settings) -> None:
+    say(memos, "Stays.")
+    for name in ("vault.duckdb.wal.checkpoint", "vault.duckdb.wal.recovery"):
+        (settings.data / name).write_bytes(b"of the old file")
+    memos._parts.vault.compact()
+    assert [path.name for path in settings.data.glob("vault.duckdb*")] == ["vault.duckdb"]
+    assert contents(ask(memos, "stays")) == ["Stays."]
 
 
 def test_compacting_keeps_what_lives_while_readers_read(memos: MemOS) -> None:
