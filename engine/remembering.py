@@ -11,7 +11,7 @@ recalled.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -37,7 +37,7 @@ from engine.reader import Draft, read
 from engine.recall import rank
 from engine.text.claims import Relation as Claim
 from engine.text.claims import compare
-from engine.text.recalled import escape
+from engine.text.recalled import blocks, escape
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record
 
@@ -68,7 +68,7 @@ def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress
     """
     with parts.vault.reading() as connection:
         writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), request.cube)
-    drafts = read(request, parts.clock.now()).drafts
+    drafts = read(request, parts.clock.now(), _recalled(parts, request)).drafts
     known_until = parts.vault.revision
     # The model runs outside the interpreter's lock: comparing goes on beside it.
     with ThreadPoolExecutor(max_workers=1) as beside:
@@ -81,6 +81,18 @@ def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress
         return result, [stored.id for stored in result.stored]
 
     return once(parts, caller, request, job, _dump, _load)
+
+
+def _recalled(parts: Parts, request: Remember) -> Callable[[str, str], bool]:
+    """Which blocks in the request are memories of this cube as recall gives them out, word for word."""
+    texts = [request.content] if request.content is not None else [turn.content for turn in request.messages]
+    ids = list(dict.fromkeys(id for text in texts for id, _ in blocks(text)))
+    if not ids:
+        return lambda id, content: False
+    with parts.vault.reading() as connection:
+        records = queries.records(connection, ids)
+    said = {id: escape(r.memory.content) for id, r in records.items() if r.memory.cube == request.cube}
+    return lambda id, content: said.get(id) == content
 
 
 def _embedded(parts: Parts, drafts: Sequence[Draft], progress: Progress) -> Iterator[tuple[str, list[Vectors]]]:
@@ -285,8 +297,7 @@ class _Store:
         for id, record in found.items():
             memory = record.memory
             live = memory.state in LIVE and not is_expired(memory, self.transaction.now)
-            # An altered block is somebody's own words under the name of a memory.
-            if id not in gone and live and memory.cube == self.request.cube and escape(memory.content) in draft.content:
+            if id not in gone and live and memory.cube == self.request.cube:
                 return Stored(id, memory.version, Status.DUPLICATE)
         return None
 

@@ -7,7 +7,7 @@ refused before any draft exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from cubes import Kind, Origin
@@ -22,11 +22,12 @@ from engine.text.dates import Found, find
 from engine.text.recalled import take_out
 from engine.text.sentences import pieces
 
+IsOurs = Callable[[str, str], bool]
 RETRIEVAL_UNIT_CHARS = 1_200  # about 256 tokens, which is what an embedder reads at once: longer text is split
 
 
-def read(request: Remember, now: datetime) -> Reading:
-    """Drafts of what the request holds.
+def read(request: Remember, now: datetime, is_ours: IsOurs = lambda id, content: True) -> Reading:
+    """Drafts of what the request holds. `is_ours` tells recalled memories from words that only look like them.
 
     Of content the first draft is the whole; if it is long, the pieces that cover it follow. Of messages there is
     exactly one draft for each.
@@ -38,13 +39,17 @@ def read(request: Remember, now: datetime) -> Reading:
     check(request)
     refuse_secrets(request)
     tags = tuple(dict.fromkeys(tag.strip() for tag in request.tags))
-    drafts = _from_messages(request, tags, now) if request.content is None else _from_content(request, tags, now)
+    drafts = (
+        _from_messages(request, tags, now, is_ours)
+        if request.content is None
+        else _from_content(request, tags, now, is_ours)
+    )
     return Reading(tuple(drafts))
 
 
-def _from_content(request: Remember, tags: tuple[str, ...], now: datetime) -> Iterator[Draft]:
+def _from_content(request: Remember, tags: tuple[str, ...], now: datetime, is_ours: IsOurs) -> Iterator[Draft]:
     assert request.content is not None
-    rest, echoed = take_out(request.content)
+    rest, echoed = take_out(request.content, is_ours)
     if echoed and not rest.strip():
         yield Draft(
             content=request.content,
@@ -103,15 +108,21 @@ def _pieces(text: str, kind: Kind, request: Remember, tags: tuple[str, ...], fou
         )
 
 
-def _from_messages(request: Remember, tags: tuple[str, ...], now: datetime) -> Iterator[Draft]:
+def _from_messages(request: Remember, tags: tuple[str, ...], now: datetime, is_ours: IsOurs) -> Iterator[Draft]:
     for turn, (session, position) in zip(request.messages, sessions(request.messages, request.source), strict=True):
-        yield _from_turn(turn, session, position, request, tags, now)
+        yield _from_turn(turn, session, position, request, tags, now, is_ours)
 
 
 def _from_turn(
-    turn: Turn, session: str, position: int, request: Remember, tags: tuple[str, ...], now: datetime
+    turn: Turn,
+    session: str,
+    position: int,
+    request: Remember,
+    tags: tuple[str, ...],
+    now: datetime,
+    is_ours: IsOurs,
 ) -> Draft:
-    rest, echoed = take_out(turn.content)
+    rest, echoed = take_out(turn.content, is_ours)
     only_echo = bool(echoed) and not rest.strip()
     occurred_at = turn.at or request.occurred_at
     text = turn.content if only_echo else rest

@@ -8,7 +8,7 @@ stored again as new knowledge. Nothing here knows what a memory is, beyond its i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 REMARK = "[memory] "  # begins each line beside the blocks: it is about them, and no more to be stored than they are
 ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
@@ -49,25 +49,37 @@ def remark(text: str) -> str:
     return REMARK + " ".join(text.split())
 
 
-def take_out(text: str) -> tuple[str, tuple[str, ...]]:
+def blocks(text: str) -> list[tuple[str, str]]:
+    """The blocks in `text`: the id that each claims, and the content between its tags, escaped as it stands there."""
+    return [(opened[1], text[opened.end() : closed.start()]) for opened, closed in _blocks(text)]
+
+
+def _blocks(text: str) -> Iterator[tuple[re.Match[str], re.Match[str]]]:
+    opened: re.Match[str] | None = None
+    for tag in _TAG.finditer(text):
+        if tag[1] is not None:
+            opened = tag  # one that was open already is not ours: our content never holds a tag
+        elif opened is not None:
+            yield opened, tag
+            opened = None
+
+
+def take_out(text: str, is_ours: Callable[[str, str], bool] = lambda id, content: True) -> tuple[str, tuple[str, ...]]:
     """What is left of `text` without its blocks of recalled memory, and the ids of these, in order, each once.
 
-    Where there are blocks, the remarks that went out with them are taken out too.
+    `is_ours(id, escaped content)` says whether a block is what we gave out: anything else is somebody's own words and
+    stays. Where there are blocks of ours, the remarks that went out with them are taken out too.
     """
     if "</memory>" not in text:
         return text, ()
     kept: list[str] = []
     ids: dict[str, None] = {}
     done = 0
-    opened: re.Match[str] | None = None
-    for tag in _TAG.finditer(text):
-        if tag[1] is not None:
-            opened = tag  # one that was open already is not ours: our content never holds a tag
-        elif opened is not None:
+    for opened, closed in _blocks(text):
+        if is_ours(opened[1], text[opened.end() : closed.start()]):
             kept.append(text[done : opened.start()])
             ids[opened[1]] = None
-            done = tag.end()
-            opened = None
+            done = closed.end()
     if not ids:
         return text, ()
     kept.append(text[done:])
