@@ -44,7 +44,7 @@ from engine.operations import (
     Version,
     silent,
 )
-from engine.parts import Parts, may, readable_cubes
+from engine.parts import Parts, answered, may, readable_cubes
 from engine.settings import Settings
 from engine.vault import Change, MemVault, Transaction, queries, restore_backup
 
@@ -140,6 +140,10 @@ class MemOS:
     def forget(self, request: Forget, caller: Caller, progress: Progress = silent) -> ForgetResult:
         """Archive or erase. See `engine.forgetting`."""
         return self._forgetting.forget(request, caller, progress)
+
+    def answered_forget(self, request: Forget, caller: Caller) -> ForgetResult | None:
+        """The recorded answer where the caller's operation carried out this very request already."""
+        return answered(self._parts, caller, request, forgetting.load)
 
     def fuse(self, request: Fuse, caller: Caller, progress: Progress = silent) -> Fused:
         """Make one memory of several. See `engine.fusing`."""

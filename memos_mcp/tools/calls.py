@@ -7,7 +7,6 @@ unknown tool) is a protocol error. Anything unexpected is left to the server's o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -57,17 +56,14 @@ class ToolCalls:
     ) -> CallToolResult | InputRequiredResult:
         arguments, caller, memos = params.arguments or {}, caller_of(ctx), ctx.lifespan_context.memos
 
-        async def run(arguments: Mapping[str, Any]) -> Result:
-            return await ctx.lifespan_context.run(ctx, lambda progress: tool.run(memos, arguments, caller, progress))
-
-        if must_ask(tool, ctx, arguments, self._previews):
-            outcome = await ask_before_erasing(ctx, params, self._previews, run)
+        if must_ask(tool, ctx, arguments, caller, self._previews):
+            outcome = await ask_before_erasing(ctx, params, caller, self._previews)
             if isinstance(outcome, InputRequiredResult):
                 return outcome
         else:
-            outcome = await run(arguments)
+            outcome = await ctx.lifespan_context.run(ctx, lambda progress: tool.run(memos, arguments, caller, progress))
         if tool is FORGET:
-            self._previews.note(arguments, outcome)
+            self._previews.note(caller, arguments, outcome)
         return answered(tool, outcome)
 
 

@@ -51,8 +51,17 @@ class ForgetArguments(Arguments):
 
 def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Progress) -> Result:
     """Preview, archive or erase."""
+    return rendered(memos.forget(request_of(arguments), caller, progress))
+
+
+def request_of(arguments: Mapping[str, Any]) -> Forget:
+    """What is asked of the engine. That a person has agreed cannot be said in arguments.
+
+    Raises:
+        Invalid, TooLarge: they break a rule.
+    """
     asked = parse(ForgetArguments, arguments)
-    request = Forget(
+    return Forget(
         ids=unique(asked.ids or ()),
         query=asked.query,
         cube=asked.cube,
@@ -60,7 +69,6 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
         mode=Mode(asked.mode or Mode.ARCHIVE),
         reason=asked.reason,
     )
-    return rendered(memos.forget(request, caller, progress))
 
 
 def rendered(outcome: ForgetResult) -> Result:

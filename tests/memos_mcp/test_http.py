@@ -305,6 +305,19 @@ def test_a_session_belongs_to_the_token_that_opened_it(guarded: Web, folder: Pat
     assert guarded.send("POST", "/mcp", ping, **usual, **ours).status == 200
 
 
+def test_nobody_is_shown_what_another_s_confirm_token_stands_for(memos: MemOS, guarded: Web, folder: Path) -> None:
+    memos.remember(Remember(content="The safe behind the painting opens with 17-04-88.", cube="home"), Caller())
+    home, stranger = (bearer(create_token(folder, name, START, scopes=[f"write:{name}"])) for name in ("home", "work"))
+    asks = {"_meta": {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}}}}
+    query = {"name": "forget", "arguments": {"query": "safe behind the painting", "mode": "erase"}}
+    token = guarded.modern("tools/call", query, **home).message["result"]["structuredContent"]["confirm"]
+    confirm = {"name": "forget", "arguments": {"confirm": token}, **asks}
+    strange = guarded.modern("tools/call", confirm, **stranger).text
+    assert "Forget the memories of this preview?" in strange
+    assert "painting" not in strange
+    assert "painting" in guarded.modern("tools/call", confirm, **home).text
+
+
 def test_one_token_s_operation_is_not_another_s(guarded: Web, folder: Path) -> None:
     params = {
         "name": "remember",
