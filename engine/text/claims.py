@@ -3,9 +3,9 @@
 A pure rule over words: it knows no vectors, no store and no time. What must stay true, because a duplicate is not
 stored again and so whatever makes it differ would be lost:
 
-- SAME only when nothing that can matter differs: all words equal in order, after folding what means nothing (case,
-  white space, surrounding punctuation, contractions, number words, articles, a phrase of time or place that moved to
-  the front). A difference in a number, date, name, unit, sign or negation is never folded.
+- SAME only when nothing that can matter differs: all words equal in order, after folding what means nothing (white
+  space, case but not inside a word, surrounding punctuation, contractions, number words, articles, a phrase of time or
+  place that moved to the front). A difference in a number, date, name, unit, sign or negation is never folded.
 - RIVAL only when the texts speak of the same thing and cannot both hold: one denies the other, or one value stands
   where another stood. Where the rules cannot tell, the texts are DIFFERENT, and both are simply kept.
 - SAME is reflexive and symmetric, RIVAL is symmetric.
@@ -67,7 +67,7 @@ def compare(old: str, new: str) -> Comparison:
     (form_a, a), (form_b, b) = _read(old), _read(new)
     if form_a == form_b:
         return SAME
-    if [word.text for word in a] == [word.text for word in b]:
+    if [word.said for word in a] == [word.said for word in b]:
         return SAME
     return _rival(_words(a), _words(b))
 

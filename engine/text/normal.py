@@ -1,27 +1,36 @@
 """Texts reduced to what two writings of the same statement have in common, in two steps.
 
-`normal_form` folds case, white space, quotes' shapes and surrounding punctuation: equal normal forms are exact
-duplicates. `canonical` folds further what cannot change a meaning: contractions, number words, clock times, articles,
-a phrase moved to the front. Neither folds a sign, a currency, a unit, a dot inside a number or a question mark; no
-Unicode compatibility folding (10² is not 102), no stemming.
+`normal_form` folds white space, quotes' shapes, surrounding punctuation, and case where it tells nothing apart: at the
+start of a word, and in a text that is all in capitals, but not inside a word (userName, CO). Equal normal forms are
+exact duplicates. `canonical` folds further what cannot change a meaning: contractions, number words, clock times,
+articles, a phrase moved to the front. Neither folds a sign, a currency, a unit, a dot inside a number or a question
+mark; no Unicode compatibility folding (10² is not 102), no stemming.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
-from engine.text.opposites import CASE_MATTERS, NUMBER_WORDS, ORDINAL_WORDS, SCALES
+from engine.text.opposites import AUXILIARIES, CASE_MATTERS, NEGATORS, NUMBER_WORDS, ORDINAL_WORDS, SCALES
 from engine.text.tables import word_set
 
 
 class Word(NamedTuple):
-    """A word as compared (`text`), as it was written (`shown`), and whether it was capitalised inside a sentence."""
+    """A word as it is looked up and aligned (`text`), as it was written (`shown`), whether it was capitalised inside a
+    sentence, and how it is told from others where `text` has lost capitals that tell (`exact`, else empty)."""
 
     text: str
     shown: str
     named: bool = False
+    exact: str = ""
+
+    @property
+    def said(self) -> str:
+        """What must be equal where two words are one: `userName` is not `username`."""
+        return self.exact or self.text
 
 
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "«": '"', "»": '"', "\u2212": "-", "\u00a0": " "})
@@ -54,6 +63,7 @@ _THOUSANDS = re.compile(r"([^\w]?)(\d{1,3}(?:,\d{3})+)((?:\.\d+)?\D{0,4})\Z")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][\w.-]*)(==?|:=|:)([^=/].*)\Z")
 _CASE_TELLS = re.compile(r"[\\/_=~]|\d[A-Za-z]|[A-Za-z]\d")
 _HALF_DAYS = frozenset(("am", "pm", "a.m", "p.m"))
+_EMPHASISED = (NEGATORS | AUXILIARIES | _ARTICLES | _HALF_DAYS) - CASE_MATTERS  # "do NOT" says no more than "do not"
 MAX_LEADING_WORDS = 4
 LONGEST_UNIT_CHARS = 3
 
@@ -61,7 +71,7 @@ LONGEST_UNIT_CHARS = 3
 def normal_form(text: str) -> str:
     """Equal for exact duplicates: case, white space and surrounding punctuation folded."""
     words = _trimmed(list(_surface(text)))
-    return " ".join(word.text for word in words) or text.strip()
+    return " ".join(word.said for word in words) or text.strip()
 
 
 def canonical(text: str) -> list[Word]:
@@ -76,6 +86,7 @@ def canonical(text: str) -> list[Word]:
 def _surface(text: str) -> Iterator[Word]:
     starts_sentence = True
     after_number = False
+    shouted = _is_shouted(text)
     quoted: set[str] = set()  # the quotes that stand open
     for chunk in text.translate(_QUOTES).split():
         core, closing = chunk, ""
@@ -92,7 +103,8 @@ def _surface(text: str) -> Iterator[Word]:
             core, closing = core + closing[0], closing[1:]  # feet and inches, minutes and seconds
         if core:
             named = not starts_sentence and core[0].isupper()
-            yield Word(_case_folded(core, named=named, after_number=after_number), core, named)
+            folded = _case_folded(core, named=named, after_number=after_number)
+            yield Word(folded, core, named, core if not shouted and _capitals_tell(core, folded) else "")
             after_number = core[-1].isdigit()
         starts_sentence = any(mark in closing for mark in ".!?…:")
         for mark in _marks(closing):
@@ -107,6 +119,18 @@ def _case_folded(core: str, *, named: bool, after_number: bool) -> str:
         return folded if _TIME.match(folded) else core
     is_unit = after_number and len(core) <= LONGEST_UNIT_CHARS and folded not in _HALF_DAYS
     return core if is_unit else folded
+
+
+def _is_shouted(text: str) -> bool:
+    """Whether a text of several words is all in capitals, which then tell nothing."""
+    return text == text.upper() and sum(any(map(str.isalpha, word)) for word in text.split()) > 1
+
+
+def _capitals_tell(core: str, folded: str) -> bool:
+    """Whether folding took a capital from inside a word, which is more than the capital of a name or a sentence."""
+    if folded == core or folded in _EMPHASISED or _TIME.match(folded) or ("'" in core and core.isupper()):
+        return False
+    return any(before.isalpha() and char.isupper() for before, char in pairwise(core))
 
 
 def _marks(closing: str) -> Iterator[str]:
@@ -139,14 +163,21 @@ def _expanded(word: Word) -> list[Word]:
             return [Word(text[:-2], word.shown[:-2], word.named), Word("is", "is")]
         for ending, full in _ENDINGS:
             if text.endswith(ending) and len(text) > len(ending):
-                return [Word(text[: -len(ending)], word.shown[: -len(ending)], word.named), Word(full, full)]
+                short, shown, exact = (part[: -len(ending)] for part in (text, word.shown, word.exact))
+                return [Word(short, shown, word.named, exact), Word(full, full)]
         return [word]
     if text == "cannot":
         return [Word("can", "can"), Word("not", "not")]
     assigned = _ASSIGNMENT.match(word.text)
     if assigned and not _TIME.match(text):
         name, sign, value = assigned.groups()
-        return [Word(name, name), Word("=" if sign != ":" else ":", sign), Word(value, word.shown[-len(value) :])]
+        told = _ASSIGNMENT.match(word.exact)
+        exact_name, exact_value = (told[1], told[3]) if told else ("", "")
+        return [
+            Word(name, name, exact=exact_name),
+            Word("=" if sign != ":" else ":", sign),
+            Word(value, word.shown[-len(value) :], exact=exact_value),
+        ]
     return [word]
 
 
@@ -209,7 +240,7 @@ def _small(text: str) -> int | None:
 def _written(word: Word) -> Word:
     text = word.text
     if text in ORDINAL_WORDS:
-        return word._replace(text=ORDINAL_WORDS[text])
+        return word._replace(text=ORDINAL_WORDS[text], exact="")
     if not text[:1].isalpha():
         clock = _clock(text)
         if clock:

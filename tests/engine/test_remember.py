@@ -89,7 +89,13 @@ def test_a_name_that_no_cube_can_have_is_refused(memos: MemOS, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "again", ["The harbour opens at eight.", "  the HARBOUR opens at eight  ", "“The harbour opens at eight”"]
+    "again",
+    [
+        "The harbour opens at eight.",
+        "  the Harbour opens at eight  ",
+        "THE HARBOUR OPENS AT EIGHT",
+        "“The harbour opens at eight”",
+    ],
 )
 def test_saying_the_same_again_names_the_memory_that_is_there(memos: MemOS, again: str) -> None:
     id = say(memos, "The harbour opens at eight.")

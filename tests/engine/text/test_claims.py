@@ -32,6 +32,13 @@ SAME, RIVAL, DIFFERENT = Relation.SAME, Relation.RIVAL, Relation.DIFFERENT
         ("Great!", "Great."),
         ("R & D is in Rome", "R and D is in Rome"),
         ("the first release", "the 1st release"),
+        ("THE TEA IS HOT", "The tea is hot"),
+        ("Do NOT touch it", "Do not touch it"),
+        ("I DON'T like tea", "I don't like tea"),
+        ("We meet at 5 PM", "We meet at 5 pm"),
+        ("The FIRST release", "The 1st release"),
+        ("Username is the field", "username is the field"),
+        ("We met Jean-Luc O'Brien", "we met jean-luc o'brien"),
     ],
 )
 def test_other_writings_of_one_statement_are_the_same(old: str, new: str) -> None:
@@ -117,6 +124,15 @@ def test_what_cannot_both_hold_is_a_rival_and_says_about_what(old: str, new: str
         ("The file is ~/src/app", "The file is ~/Src/app"),
         ("Is the port 8080?", "Is the port 9090?"),
         ("The week before 27 June", "The week before 9 June"),
+        ("The variable is userName", "The variable is username"),
+        ("mode:userName", "mode:username"),
+        ("userName is the field", "username is the field"),
+        ("CO is in the tank", "Co is in the tank"),
+        ("We found CO's trace", "We found Co's trace"),
+        ("NASA'll launch it", "Nasa'll launch it"),
+        ("IT is broken", "It is broken"),
+        ("I met MacDonald", "I met Macdonald"),
+        ("The call is getValue()", "The call is getvalue()"),
         ("", "Alice"),
     ],
 )
@@ -126,6 +142,12 @@ def test_what_may_both_hold_or_cannot_be_told_is_different(old: str, new: str) -
     assert compare(new, old).relation is relation
     if old not in {"We ship to us", "10² metres", "temperature -5", "x < 5", "The link is 10Mb fast"}:
         assert relation is DIFFERENT
+
+
+@pytest.mark.parametrize("name", ["userName", "CO", "iOS", "APIs", "PhD"])
+def test_texts_that_differ_in_case_inside_a_word_have_other_normal_forms(name: str) -> None:
+    assert normal_form(f"It is {name}.") != normal_form(f"It is {name.lower()}.")
+    assert normal_form(f"It is {name}.") == normal_form(f"it  is {name}")
 
 
 SUBJECTS = ("Alice", "Bob", "the server", "my sister", "Dr. Jones", "team 7")
