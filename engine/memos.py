@@ -291,6 +291,8 @@ class MemOS:
         path = path.absolute()
         if path.exists():
             raise Invalid(f"{path} exists: a backup never replaces a file; choose another name")
+        if not path.parent.is_dir() and path.parent != self._parts.vault.settings.backups_folder:
+            raise Invalid(f"{path.parent} is no folder: make it first, or choose another place for the backup")
         # Noted first: an erasure that comes in between must know of the copy.
         self._parts.vault.write(lambda transaction: transaction.audit("backup", "", path=str(path)), caller)
         made = self._parts.vault.backup(path)

@@ -39,6 +39,7 @@ from engine.operations import (
     Progress,
     Remember,
     Status,
+    silent,
 )
 from engine.parts import Parts, check_ids, ensure_cube, memory_key, readable_cubes, writable_cube
 from engine.reader.checks import MAX_NAME_CHARS, check_instant, check_text
@@ -173,7 +174,8 @@ def _import_text(parts: Parts, record: Mapping[str, Any], caller: Caller, report
         occurred_at=_maybe_time(record.get("occurred_at")),
         source=_maybe_text(record, "source", MAX_SOURCE_CHARS),
     )
-    stored = remember(parts, request, caller, lambda done, total, message: None)
+    # Each line is a request of its own: under one operation, equal lines would get the first one's answer.
+    stored = remember(parts, request, replace(caller, operation=None), silent)
     if all(item.status is Status.DUPLICATE for item in stored.stored):
         report.duplicates += 1
     else:

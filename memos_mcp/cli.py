@@ -90,8 +90,11 @@ def _command(options: argparse.Namespace, words: argparse.ArgumentParser) -> int
     except KeyboardInterrupt:
         screen.remark("memos-mcp: interrupted")
         return FAILED
-    except BrokenPipeError:  # whoever read the output has gone; nothing more can be said there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # whoever read the output has gone; nothing more can be said there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        screen.remark(f"memos-mcp: {error.filename or 'output'}: {error.strerror}")
         return FAILED
     finally:
         if session is not None:

@@ -56,6 +56,8 @@ def prepare_folder(data: Path) -> None:
     """
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(data.iterdir()) and not (data / "store.json").exists():
+            return  # somebody's folder with other things in it: its mode is theirs, and our files have their own
         if sys.platform != "win32" and stat.S_IMODE(data.stat().st_mode) & 0o077:
             data.chmod(0o700)
     except OSError as error:

@@ -33,6 +33,8 @@ def brief(found: Recollection) -> dict[str, Any]:
         "score": round(found.score, SCORE_DIGITS),
         "tags": list(memory.descriptive.tags),
         "state": memory.state.value,
+        "role": memory.descriptive.role,
+        "actor": memory.descriptive.actor,
     }
 
 

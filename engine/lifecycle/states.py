@@ -65,9 +65,9 @@ LIVE = frozenset({State.GENERATED, State.ACTIVATED})
 _HELD_BY_FREEZING = frozenset(Step) - {Step.USE}
 
 _REMEDIES = {
-    State.MERGED: "it was fused into another memory; restore it first, which undoes the fusion",
-    State.ARCHIVED: "it is archived; restore it first",
-    State.EXPIRED: "it has expired; restore it first",
+    State.MERGED: "it was fused into another memory; restore it first (`memos-mcp restore`), which undoes the fusion",
+    State.ARCHIVED: "it is archived; restore it first (`memos-mcp restore`)",
+    State.EXPIRED: "it has expired; restore it first (`memos-mcp restore`)",
 }
 
 

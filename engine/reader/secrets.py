@@ -41,7 +41,8 @@ SHAPES = (
     _shape(
         "private key",
         "PRIVATE KEY",
-        r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----[\s\S]{0,400}?[A-Za-z0-9+/=]{24}",
+        r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:[\s\S]{0,400}?[A-Za-z0-9+/=]{24}|\s+[A-Za-z0-9+/=]{6}[\s\S]{0,4000}?-----END)",
     ),
     _shape("PuTTY private key", "PuTTY-User-Key-File", r"PuTTY-User-Key-File-\d: [\s\S]{0,2000}?Private-Lines: \d"),
     _shape("age secret key", "AGE-SECRET-KEY-", r"AGE-SECRET-KEY-1[0-9A-Z]{40,}"),
@@ -79,12 +80,15 @@ SHAPES = (
     _shape("bearer token", "earer ", r"[Bb]earer [A-Za-z0-9_.~+/=-]{20,}", random=True),
 )
 
-_KEY_WORDS = re.compile(r"passw|passphrase|pwd|secret|api[_ -]?key|token|access[_-]?key|account[_-]?key", re.IGNORECASE)
+_KEY_WORDS = re.compile(
+    r"passw|passphrase|pwd|\bpw\b|secret|api[_ -]?key|token|access[_-]?key|account[_-]?key", re.IGNORECASE
+)
 _ASSIGNMENT = re.compile(
     r"""(?<![A-Za-z0-9])(?P<key>(?:[A-Za-z0-9]{1,40}[_.-]){0,6}?(?:password|passwd|passphrase|passcode|pwd|secret|
     (?:client|app|shared|webhook)[_-]?secret|secret[_-]?(?:access[_-]?)?key|api[_ -]?key|apikey|access[_-]?key|
     private[_-]?key|account[_-]?key|encryption[_-]?key|(?:auth|access|refresh|api|bearer|bot|secret)[_-]?token|token)
-    (?:[_-](?:id|value|prod|production|dev|staging|test|live|\d{1,3})){0,2})
+    (?:[_-](?:id|value|prod|production|dev|staging|test|live|\d{1,3})){0,2}|(?<![\w-])pw(?=\s?[:=]))
+    (?:\s(?:for|of|to|on|at)\s[^\s:=;,]{1,40}(?:\s[^\s:=;,]{1,40}){0,3}?)?
     ["'`]?\s{0,3}(?P<sign>:=|=>|==?|:|\sis:?\s)\s{0,3}(?:["'`](?P<quoted>[^"'`\n]{1,500})["'`]|(?P<plain>[^\s"'`<>]{1,500}))""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -115,7 +119,7 @@ def find_secrets(text: str) -> Iterator[Secret]:
 def _assigned(text: str) -> Iterator[Secret]:
     for match in _ASSIGNMENT.finditer(text):
         group = "quoted" if match["quoted"] is not None else "plain"
-        key = match["key"].lower()
+        key = {"pw": "password"}.get(match["key"].lower(), match["key"].lower())
         if group == "plain" and is_code(match["plain"]):
             continue
         said = match["sign"].strip().lower().startswith("is")
