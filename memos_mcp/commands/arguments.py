@@ -84,7 +84,7 @@ def _sentence(summary: str) -> str:
 def _global_options(target: argparse.ArgumentParser) -> None:
     """Absent means absent (SUPPRESS): a default here would undo what was said on the other side of the command."""
     group = target.add_argument_group("options of every command")
-    group.add_argument("--data", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="the data folder")
+    group.add_argument("--data", type=_folder, metavar="DIR", default=argparse.SUPPRESS, help="the data folder")
     group.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print results as JSON")
     group.add_argument(
         "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more on standard error"
@@ -135,6 +135,12 @@ def _recall(p: argparse.ArgumentParser) -> None:
     p.add_argument("--as-of", metavar="WHEN", help="what was known then")
     p.add_argument("--include-archived", action="store_true", default=None)
     p.add_argument("--response-format", choices=("concise", "detailed"), help="detailed also says why each was found")
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():  # as a shell gives for a variable that is not set: the working folder is not what was meant
+        raise argparse.ArgumentTypeError("it is empty: name a folder")
+    return Path(text)
 
 
 def _forget(p: argparse.ArgumentParser) -> None:
