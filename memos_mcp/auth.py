@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from engine.errors import Conflict, Corrupt, Expired, Invalid, NotAllowed, NotFound
+from engine.errors import Conflict, Corrupt, Expired, Invalid, MemosError, NotAllowed, NotFound
 from engine.operations import OWNER, Action, Principal
 from memos_mcp.wire import is_cube_name, shown
 
@@ -154,6 +154,14 @@ class TokenFile:
                 f"the access token {found.name!r} expired at {found.expires_at.isoformat()}: ask for a new one"
             )
         return found
+
+    def holds(self, token: Token, now: datetime) -> bool:
+        """Whether a token that was presented before still lets in. One of the same name made since is another."""
+        try:
+            known = self.tokens()
+        except (MemosError, OSError):  # a file that cannot be read lets nobody in
+            return False
+        return token in known and (token.expires_at is None or token.expires_at > now)
 
 
 def _digest(secret: str) -> str:

@@ -25,7 +25,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from engine.errors import Cancelled, Invalid, NotAllowed, NotFound
 from engine.operations import OWNER, Caller, Principal, Progress
 from memos_mcp.connection import current_connection, operation_id
-from memos_mcp.subscriptions import Watchers
+from memos_mcp.subscriptions import Admitted, Watchers, always
 from memos_mcp.wire import NOT_IN_A_LINE, shown
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ PROGRESS_EVERY_S = 0.1
 OPERATION_KEY = "io.memos/operation"
 PRINCIPAL_KEY = "memos.principal"
 """Where a transport that knows its caller leaves the principal, in the ASGI scope."""
+ADMITTED_KEY = "memos.admitted"
+"""Where it leaves a function that says whether the caller would still be let in, if that can end."""
 MAX_OPERATION_CHARS = 200
 MAX_CLIENT_CHARS = 200
 
@@ -122,6 +124,12 @@ def principal_of(ctx: Context) -> Principal:
         return known
     connection = current_connection.get(None)
     return OWNER if connection is None else connection.principal
+
+
+def admission_of(ctx: Context) -> Admitted:
+    """Says, at any later time, whether who sent this request would still be let in."""
+    known: Admitted | None = getattr(ctx.request, "scope", {}).get(ADMITTED_KEY)
+    return known if known is not None else always
 
 
 def is_modern(ctx: Context) -> bool:

@@ -2,7 +2,8 @@
 
 The engine's events come on a thread of its own and are handed over to the event loop at once. There they are gathered,
 so that ten thousand changes are told as one, and each watcher hears only of the addresses that it asked for and of
-cubes that its principal may read. A watcher that does not read its stream delays nobody: what it has missed is merged.
+cubes that its principal may read, and no more once it would not be let in again. A watcher that does not read its
+stream delays nobody: what it has missed is merged.
 
 Handshake-era clients subscribe address by address and are told on their standing channel; clients of the 2026 era hold
 a `subscriptions/listen` stream, which the SDK's handler serves from a bus of its own.
@@ -34,6 +35,12 @@ MAX_WATCHERS = 1_024
 MAX_ADDRESSES = 1_000  # of one watcher
 
 MayRead = Callable[[Principal, str], Awaitable[bool]]
+Admitted = Callable[[], bool]
+
+
+def always() -> bool:
+    """Who came in by the daemon's own socket stays in."""
+    return True
 
 
 @dataclass
@@ -88,6 +95,7 @@ class Watcher:
 
     principal: Principal
     channel: Channel
+    admitted: Admitted = always
     addresses: dict[str, str] = field(default_factory=dict)
     news: News = field(default_factory=News)
     wake: anyio.Event = field(default_factory=anyio.Event)
@@ -102,12 +110,16 @@ class Watcher:
         self.wake.set()
 
     async def tell(self) -> None:
-        """Tell what there is to tell, for as long as the watcher is there."""
+        """Tell what there is to tell, for as long as the watcher is there and would still be let in."""
         while True:
             await self.wake.wait()
             self.wake, news, self.news = anyio.Event(), self.news, News()
             for uri in sorted(news.updated):
+                if not self.admitted():
+                    return
                 await self.channel.updated(uri)
+            if not self.admitted():
+                return
             if news.list_changed:
                 await self.channel.list_changed()
 
@@ -149,51 +161,65 @@ class Watchers:
             addresses, list_changed = by_cube.get(event.cube, (set(), False))
             by_cube[event.cube] = (addresses | touched(event), list_changed or event.cubes_changed)
         for watcher in tuple(self._watchers):
+            if not watcher.admitted():
+                watcher.wake.set()  # to find out that it is over
+                continue
             for cube, (addresses, list_changed) in by_cube.items():
                 if await self._may_read(watcher.principal, cube):
                     watcher.hear(addresses, list_changed)
 
-    def _add(self, watcher: Watcher) -> Callable[[], None]:
-        """Start telling `watcher`; what is returned stops it."""
+    def _add(self, watcher: Watcher, ended: Callable[[], None]) -> Callable[[], None]:
+        """Start telling `watcher`; what is returned stops it. `ended` is called when it may hear no more."""
         if len(self._watchers) >= MAX_WATCHERS:
             raise MCPError(INTERNAL_ERROR, f"{MAX_WATCHERS} clients are listening already: try again later")
         scope = anyio.CancelScope()
-
-        async def tell() -> None:
-            with scope:
-                await watcher.tell()
 
         def stop() -> None:
             self._watchers.discard(watcher)
             scope.cancel()
 
+        async def tell() -> None:
+            with scope:
+                await watcher.tell()
+                ended()
+                self._watchers.discard(watcher)
+
         self._watchers.add(watcher)
         self._tasks.start_soon(tell)
         return stop
 
-    def standing(self, ctx: ServerRequestContext[Any, Any], principal: Principal) -> Watcher:
+    def standing(self, ctx: ServerRequestContext[Any, Any], principal: Principal, admitted: Admitted) -> Watcher:
         """The watcher of a handshake-era connection; it ends with the connection."""
         connection = connection_of(ctx)
         if (known := self._standing.get(connection)) is not None:
             return known
-        watcher = Watcher(principal, StandingChannel(connection))
-        stop = self._add(watcher)
+        watcher = Watcher(principal, StandingChannel(connection), admitted)
+
+        def forget() -> None:
+            self._standing.pop(connection, None)
+
+        stop = self._add(watcher, forget)
         self._standing[connection] = watcher
         connection.exit_stack.callback(stop)
-        connection.exit_stack.callback(self._standing.pop, connection, None)
+        connection.exit_stack.callback(forget)
         return watcher
 
     async def listen(
-        self, ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams, principal: Principal
+        self,
+        ctx: ServerRequestContext[Any, Any],
+        params: SubscriptionsListenRequestParams,
+        principal: Principal,
+        admitted: Admitted,
     ) -> SubscriptionsListenResult:
-        """Serve one listen stream of the 2026 era until its client leaves."""
+        """Serve one listen stream of the 2026 era until its client leaves, or would no longer be let in."""
         channel = ListenChannel()
-        watcher = Watcher(principal, channel)
+        handler = ListenHandler(channel.bus)
+        watcher = Watcher(principal, channel, admitted)
         for uri in params.notifications.resource_subscriptions or ():
             watcher.add(uri, canonical(uri) or uri)
-        stop = self._add(watcher)
+        stop = self._add(watcher, handler.close)
         try:
-            return await ListenHandler(channel.bus)(ctx, params)
+            return await handler(ctx, params)
         finally:
             stop()
 

@@ -36,7 +36,7 @@ from engine.errors import Expired, Invalid, MemosError, NotAllowed
 from engine.operations import OWNER
 from memos_mcp.auth import Token, TokenFile
 from memos_mcp.server import MemoryServer
-from memos_mcp.service import PRINCIPAL_KEY
+from memos_mcp.service import ADMITTED_KEY, PRINCIPAL_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -195,6 +195,7 @@ class Gate:
         known = AccessToken(token="", client_id=token.name, scopes=list(token.scopes), subject=token.name)
         scope["user"] = AuthenticatedUser(known)  # sessions are bound to who opened them
         scope[PRINCIPAL_KEY] = principal
+        scope[ADMITTED_KEY] = lambda: self._tokens.holds(token, self._clock.now())
         return None
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import httpx2
 import mcp_types as types
 import pytest
 from mcp import Client
 from mcp.client.session import ClientSession
 from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
@@ -274,6 +276,65 @@ def test_a_revoked_token_ends_at_once(guarded: Web, folder: Path) -> None:
     assert initialize(guarded, **bearer(token)).status == 200
     revoke_token(folder, "phone")
     assert initialize(guarded, **bearer(token)).status == 401
+
+
+@asynccontextmanager
+async def client_with(web: Web, token: str, **options: Any) -> AsyncIterator[Client]:
+    async with httpx2.AsyncClient(headers=bearer(token), timeout=SOON_S) as http:
+        transport = streamable_http_client(f"{web.url}/mcp", http_client=http, terminate_on_close=False)
+        async with Client(transport, **options) as client:
+            yield client
+
+
+NOTES = "memos://cubes/default/memories"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["revoked", "expired", "made anew"])
+async def test_the_stream_of_a_listener_ends_with_its_token(
+    memos: MemOS, guarded: Web, folder: Path, clock: HandClock, how: str
+) -> None:
+    token = create_token(folder, "phone", clock.now(), expires_in_days=1)
+    async with client_with(guarded, token) as client, client.listen(resource_subscriptions=[NOTES]) as events:
+        await anyio.to_thread.run_sync(memos.remember, Remember(content="The gate is painted."), Caller())
+        heard = await anext(events)
+        if how == "expired":
+            clock.pass_by(days=1)
+        else:
+            revoke_token(folder, "phone")
+        if how == "made anew":
+            create_token(folder, "phone", clock.now())
+        await anyio.to_thread.run_sync(memos.remember, Remember(content="The gate is locked."), Caller())
+        with anyio.fail_after(SOON_S):
+            assert [event async for event in events] == []
+    assert heard.uri == NOTES
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:resources/:mcp.shared.exceptions.MCPDeprecationWarning")
+async def test_a_legacy_subscriber_whose_token_is_revoked_hears_no_more(guarded: Web, folder: Path) -> None:
+    heard = {"phone": Heard(), "laptop": Heard()}
+    tokens = {name: create_token(folder, name, START) for name in heard}
+
+    async def notes_until(client: Client, who: str, more: int) -> None:
+        before = len(heard[who].updated)
+        with anyio.fail_after(SOON_S):
+            while len(heard[who].updated) < before + more:
+                await remember(client, f"Note of {anyio.current_time()}.")
+                await anyio.lowlevel.checkpoint()
+
+    async with (
+        client_with(guarded, tokens["laptop"], mode="legacy", message_handler=heard["laptop"]) as laptop,
+        client_with(guarded, tokens["phone"], mode="legacy", message_handler=heard["phone"]) as phone,
+    ):
+        for client in (laptop, phone):
+            await client.subscribe_resource(NOTES)
+        await notes_until(laptop, "phone", 1)
+        revoke_token(folder, "phone")
+        await notes_until(laptop, "laptop", 1)  # what was on its way before has arrived with this
+        told = len(heard["phone"].updated)
+        await notes_until(laptop, "laptop", 5)
+        assert len(heard["phone"].updated) == told
 
 
 def test_a_token_sees_and_changes_only_what_its_scopes_allow(memos: MemOS, guarded: Web, folder: Path) -> None:
