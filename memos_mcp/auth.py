@@ -16,15 +16,18 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from engine.errors import Conflict, Corrupt, Expired, Invalid, MemosError, NotAllowed, NotFound
+from engine.errors import Busy, Conflict, Corrupt, Expired, Invalid, MemosError, NotAllowed, NotFound
 from engine.operations import OWNER, Action, Principal
-from memos_mcp.wire import is_cube_name, shown
+from memos_mcp.endpoint import take_lock
+from memos_mcp.wire import EVERY_CUBE, is_cube_name, shown
 
 FILE = "tokens.json"
 PREFIX = "memos_"  # lets secret scanners, and our own reader, know one when they see it
@@ -32,7 +35,10 @@ TOKEN_BYTES = 32
 MAX_PRESENTED_CHARS = 256
 MAX_DAYS = 3_650
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-EVERY_CUBE = "*"
+RESERVED = ("memos", OWNER.name)  # who may do everything: the engine itself, and the owner
+LOCK_FILE = "tokens.lock"
+LOCK_S = 10.0
+LOCK_AGAIN_S = 0.01
 DEFAULT_SCOPES = ("read", "write")
 
 
@@ -68,21 +74,25 @@ def create_token(
     Raises:
         Invalid: the name, a scope or the number of days breaks its rule.
         Conflict: a token of that name exists.
+        Busy: another process holds the tokens, and goes on holding them.
     """
-    if not NAME.match(name) or name == OWNER.name:
-        raise Invalid(f"{shown(name)!r} cannot name a token: use letters, digits, '.', '_' and '-', but not 'owner'")
+    if not NAME.match(name) or name.lower() in RESERVED:
+        raise Invalid(
+            f"{shown(name)!r} cannot name a token: use letters, digits, '.', '_' and '-', but not "
+            f"{' or '.join(map(repr, RESERVED))}"
+        )
     if not scopes:
         raise Invalid("a token needs at least one scope: read, write, share or admin, or one of these for a cube")
     for scope in scopes:
         _grant(scope)
     if expires_in_days is not None and not 0 < expires_in_days <= MAX_DAYS:
         raise Invalid(f"a token can last for more than 0 and at most {MAX_DAYS} days, or without end")
-    tokens = list_tokens(data)
-    if any(token.name == name for token in tokens):
-        raise Conflict(f"a token {name!r} exists: revoke it first, or choose another name")
     secret = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
     ends = None if expires_in_days is None else now + timedelta(days=expires_in_days)
-    _write(data, (*tokens, Token(name, _digest(secret), tuple(dict.fromkeys(scopes)), now, ends)))
+    with _changing(data) as tokens:
+        if any(token.name == name for token in tokens):
+            raise Conflict(f"a token {name!r} exists: revoke it first, or choose another name")
+        _write(data, (*tokens, Token(name, _digest(secret), tuple(dict.fromkeys(scopes)), now, ends)))
     return secret
 
 
@@ -107,12 +117,14 @@ def revoke_token(data: Path, name: str) -> None:
 
     Raises:
         NotFound: there is no token of that name.
+        Busy: another process holds the tokens, and goes on holding them.
     """
-    tokens = list_tokens(data)
-    kept = tuple(token for token in tokens if token.name != name)
-    if len(kept) == len(tokens):
-        raise NotFound(f"there is no token {shown(name)!r}: there are {', '.join(t.name for t in tokens) or 'none'}")
-    _write(data, kept)
+    with _changing(data) as tokens:
+        kept = tuple(token for token in tokens if token.name != name)
+        if len(kept) == len(tokens):
+            known = ", ".join(token.name for token in tokens)
+            raise NotFound(f"there is no token {shown(name)!r}: there are {known or 'none'}")
+        _write(data, kept)
 
 
 class TokenFile:
@@ -192,6 +204,21 @@ def _instant(text: str) -> datetime:
     return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
 
 
+@contextmanager
+def _changing(data: Path) -> Iterator[tuple[Token, ...]]:
+    """The tokens, while nobody else changes them: else two changes at once, and a revoked token might come back."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    deadline = time.monotonic() + LOCK_S
+    while (lock := take_lock(data / LOCK_FILE)) is None:
+        if time.monotonic() > deadline:
+            raise Busy(f"another process is changing the tokens in {data}: try again in a moment")
+        time.sleep(LOCK_AGAIN_S)
+    try:
+        yield list_tokens(data)
+    finally:
+        lock.release()
+
+
 def _write(data: Path, tokens: Sequence[Token]) -> None:
     entries = [
         {
@@ -203,7 +230,6 @@ def _write(data: Path, tokens: Sequence[Token]) -> None:
         }
         for token in tokens
     ]
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=data, prefix=f".{FILE}.")  # 0600 from the start
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump({"tokens": entries}, file, indent=2)

@@ -35,6 +35,7 @@ MAX_ID_CHARS = 64
 MAX_NAME_CHARS = 256  # speaker and role names
 MAX_CONFIRM_CHARS = 512
 FIRST_YEAR, LAST_YEAR = 10, 9900  # room on both sides for "last year" and "in a century"
+EVERY_CUBE = "*"
 SHOWN_CHARS = 40  # of a wrong value, in a message
 
 NOT_IN_PROSE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and line breaks
@@ -117,13 +118,21 @@ def _id(text: str) -> str:
 
 def _cube_name(text: str) -> str:
     if not is_cube_name(text):
-        raise _refuse(f"is {shown(text)!r}: a cube's name has printable characters, no '/' and no outer blanks")
+        raise _refuse(
+            f"is {shown(text)!r}: a cube's name has printable characters, no '/', no outer blanks and is not '*'"
+        )
     return text
 
 
 def is_cube_name(text: str) -> bool:
-    """Whether a cube may have this name."""
-    return 0 < len(text) <= MAX_CUBE_NAME_CHARS and text.isprintable() and text == text.strip() and "/" not in text
+    """Whether a cube may have this name. `*` stands for every cube where access is granted, so it names none."""
+    return (
+        0 < len(text) <= MAX_CUBE_NAME_CHARS
+        and text.isprintable()
+        and text == text.strip()
+        and "/" not in text
+        and text != EVERY_CUBE
+    )
 
 
 def instant(value: object) -> datetime:

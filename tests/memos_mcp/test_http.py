@@ -6,6 +6,7 @@ import json
 import socket
 import stat
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -408,6 +409,9 @@ def test_the_file_holds_no_token_and_is_readable_by_the_owner_alone(tmp_path: Pa
     ("name", "options"),
     [
         ("owner", {}),
+        ("memos", {}),
+        ("Memos", {}),
+        ("ok", {"scopes": ["read:*"]}),
         ("", {}),
         ("a b", {}),
         ("x" * 65, {}),
@@ -423,6 +427,24 @@ def test_a_token_that_breaks_a_rule_is_not_made(tmp_path: Path, name: str, optio
     with pytest.raises(Invalid):
         create_token(tmp_path, name, START, **options)
     assert list_tokens(tmp_path) == ()
+
+
+def test_tokens_that_are_changed_at_once_are_all_kept(tmp_path: Path) -> None:
+    names = [f"laptop-{number}" for number in range(16)]
+    for name in names[:8]:
+        create_token(tmp_path, name, START)
+    with ThreadPoolExecutor(16) as threads:
+        made = [threads.submit(create_token, tmp_path, name, START) for name in names[8:]]
+        gone = [threads.submit(revoke_token, tmp_path, name) for name in names[:8]]
+        for change in (*made, *gone):
+            change.result()
+    assert sorted(token.name for token in list_tokens(tmp_path)) == sorted(names[8:])
+
+
+def test_a_scope_that_an_older_version_took_opens_nothing(guarded: Web, folder: Path) -> None:
+    token = create_token(folder, "old", START, scopes=["read:x"])
+    (folder / FILE).write_text((folder / FILE).read_text().replace("read:x", "read:*"))
+    assert initialize(guarded, **bearer(token)).status == 401
 
 
 def test_tokens_have_one_name_each_and_damage_is_told(tmp_path: Path) -> None:
@@ -456,3 +478,8 @@ def test_other_machines_are_let_in_only_when_there_are_tokens(tmp_path: Path, ho
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.8.8.8"])
 def test_loopback_needs_no_token(host: str) -> None:
     check_bind(host, ())
+
+
+def test_no_cube_is_named_like_every_cube(web: Web) -> None:
+    call = {"name": "remember", "arguments": {"content": "A note.", "cube": "*"}}
+    assert "is not '*'" in web.modern("tools/call", call).message["result"]["content"][0]["text"]
