@@ -46,6 +46,7 @@ def restore(parts: Parts, id: str, version: int, caller: Caller, reason: str | N
     """Make version `version` the present one, as a new version; a memory that was archived or merged lives again.
 
     Restoring a parent of a fused memory undoes the fusion: all its parents live again, the fused memory is archived.
+    Where that was fused again, the later fusion is undone as well.
 
     Raises:
         NotFound: no such memory, or no such version of it.
@@ -101,17 +102,48 @@ def _with_it(transaction: Transaction, current: Record, revision: int) -> None:
 
 
 def _unfuse(transaction: Transaction, id: str, revision: int) -> None:
-    for fused in _derived(transaction, [id], Relation.FUSED_FROM):
-        if fused.memory.state not in LIVE:
-            continue
+    """Undo every live fusion that the restored memory went into, however many fusions are between.
+
+    What those were fused from lives again; of that, what was fused itself on the way from `id` is archived instead.
+    """
+    between = _fused_from(transaction, id)
+    undone = [fused for fused in between.values() if fused.memory.state in LIVE]
+    pending = [fused.memory.id for fused in undone]
+    met = {id, *pending}
+    for fused in undone:
         transaction.move(fused, state_after(fused.memory, Step.ARCHIVE), "unfuse", revision)
-        rows = transaction.rows(
-            "SELECT source FROM lineage WHERE derived = ? AND relation = ? AND source <> ?",
-            [fused.memory.id, Relation.FUSED_FROM.value, id],
-        )
-        for parent in transaction.records([row[0] for row in rows]).values():
-            if parent.memory.state is State.MERGED:
-                transaction.move(parent, state_after(parent.memory, Step.RESTORE), "unfuse", revision)
+    while pending:
+        for parent in transaction.records(_parents(transaction, pending.pop())).values():
+            memory = parent.memory
+            if memory.id in met:
+                continue
+            met.add(memory.id)
+            if memory.id in between:
+                pending.append(memory.id)
+            if memory.state is State.MERGED:
+                state = state_after(memory, Step.RESTORE)
+                if memory.id in between:
+                    state = state_after(replace(memory, state=state), Step.ARCHIVE)
+                transaction.move(parent, state, "unfuse", revision)
+
+
+def _fused_from(transaction: Transaction, id: str) -> dict[str, Record]:
+    """Everything that was fused from `id`, at any depth."""
+    found: dict[str, Record] = {}
+    pending = [id]
+    while pending:
+        for record in _derived(transaction, [pending.pop()], Relation.FUSED_FROM):
+            if record.memory.id not in found:
+                found[record.memory.id] = record
+                pending.append(record.memory.id)
+    return found
+
+
+def _parents(transaction: Transaction, fused: str) -> list[str]:
+    rows = transaction.rows(
+        "SELECT source FROM lineage WHERE derived = ? AND relation = ?", [fused, Relation.FUSED_FROM.value]
+    )
+    return [row[0] for row in rows]
 
 
 def _derived(transaction: Transaction, ids: Sequence[str], relation: Relation) -> list[Record]:

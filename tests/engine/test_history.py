@@ -82,6 +82,28 @@ def test_what_cannot_be_restored_says_why(memos: MemOS, clock: HandClock) -> Non
         memos.history(id, ME)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_restoring_what_was_fused_twice_undoes_both_fusions(memos: MemOS, which: int) -> None:
+    leaves = [say(memos, f"The {colour} lamp is in room {n}.") for n, colour in enumerate(("red", "blue", "green"))]
+    first = str(memos.fuse(Fuse(ids=(leaves[0], leaves[1])), ME).id)
+    second = str(memos.fuse(Fuse(ids=(first, leaves[2])), ME).id)
+    memos.restore(leaves[which], 1, ME)
+    assert {state(memos, leaf) for leaf in leaves} <= {"generated", "activated"}
+    assert [state(memos, fused) for fused in (first, second)] == ["archived", "archived"]
+    assert set(ids(ask(memos, "which lamp is in which room?"))) == set(leaves)
+    assert memos.verify(ME) == ()
+
+
+def test_restoring_a_fused_memory_that_was_fused_again_undoes_the_later_fusion_alone(memos: MemOS) -> None:
+    leaves = [say(memos, f"The {colour} lamp is in room {n}.") for n, colour in enumerate(("red", "blue", "green"))]
+    first = str(memos.fuse(Fuse(ids=(leaves[0], leaves[1])), ME).id)
+    second = str(memos.fuse(Fuse(ids=(first, leaves[2])), ME).id)
+    memos.restore(first, 1, ME)
+    assert [state(memos, id) for id in (*leaves[:2], second)] == ["merged", "merged", "archived"]
+    assert set(ids(ask(memos, "which lamp is in which room?"))) == {first, leaves[2]}
+    assert memos.verify(ME) == ()
+
+
 def test_a_stranger_learns_nothing_about_versions(memos: MemOS) -> None:
     id = say(memos, "Private.")
     stranger = Caller(Principal("stranger"))
