@@ -75,16 +75,14 @@ class Indexes:
     def ready(self, cube: str, wait_s: float = WAIT_S) -> tuple[CubeIndex, str] | None:
         """The index of `cube` and its vectors' embedder, waiting if it is being loaded; None: it is not there yet."""
         slot = self._slot(cube)
-        if not slot.ready.is_set():
-            if slot.lock.acquire(blocking=False):
-                try:
-                    self._load(cube)
-                finally:
-                    slot.lock.release()
-            else:
-                slot.ready.wait(wait_s)
+        # Whoever holds the lock may be loading it, or be a writer that leaves it as it is.
+        if not slot.ready.is_set() and slot.lock.acquire(timeout=wait_s):
+            try:
+                self._load(cube)
+            finally:
+                slot.lock.release()
         with slot.swap:
-            return None if slot.index is None else (slot.index, slot.embedder)
+            return (slot.index, slot.embedder) if slot.index is not None and slot.ready.is_set() else None
 
     def status(self) -> tuple[tuple[str, str], ...]:
         """What each cube's index is doing."""
@@ -259,7 +257,7 @@ class Indexes:
         """Write one snapshot. After an erasure this is what removes the erased words from disk."""
         slot = self._slot(cube)
         with slot.lock:
-            if slot.index is None:
+            if slot.index is None or not slot.ready.is_set():  # none, or one that has half of a change
                 shutil.rmtree(self.folder(cube), ignore_errors=True)
                 return
             slot.index.save(self.folder(cube), slot.revision, self._facts(cube, slot.embedder))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 
+import numpy as np
 import pytest
 
 from engine.operations import Recall
 from engine.settings import Settings
-from engine.vault import restore_backup
-from tests.conftest import START, HandClock, until
+from engine.vault import Change, Transaction, queries, restore_backup
+from tests.conftest import LONG_S, START, HandClock, until
 from tests.engine.stores import ME, archive, ask, erase, ids, opened, say, settings_for, told, with_vectors
 
 QUERIES = (
@@ -211,3 +215,52 @@ def test_folders_of_cubes_that_do_not_exist_are_removed(copied: Settings) -> Non
     with opened(copied) as memos:
         ask(memos, "crate")
     assert not stranger.exists()
+
+
+def test_a_recall_does_not_wait_for_a_loader_where_only_a_writer_is_at_the_index(copied: Settings) -> None:
+    with opened(copied) as memos, ThreadPoolExecutor(1) as pool:
+        indexes = memos._parts.indexes
+        right = ids(ask(memos, "rope", cubes=("hold 1",)))
+        slot = indexes._slot("hold 1")
+        with slot.lock:  # as a writer has it
+            slot.ready.clear()
+            asked = pool.submit(indexes.ready, "hold 1", LONG_S)
+            until(lambda: "ready" in running(), "the recall is waiting")
+        assert asked.result(timeout=LONG_S / 2) is not None
+        assert ids(ask(memos, "rope", cubes=("hold 1",))) == right
+
+
+def running() -> set[str]:
+    """The functions of the indexer that some thread is in."""
+    found = set()
+    for top in sys._current_frames().values():
+        frame: FrameType | None = top
+        while frame is not None:
+            if frame.f_globals.get("__name__") == "engine.indexer":
+                found.add(frame.f_code.co_name)
+            frame = frame.f_back
+    return found
+
+
+def test_an_index_that_has_half_of_a_change_is_not_saved_and_not_asked(
+    copied: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="engine.indexer")
+    with opened(copied) as memos:
+        indexes = memos._parts.indexes
+        before = ids(ask(memos, "rope", cubes=("hold 1",)))
+        record = queries.records(memos._parts.vault._connection, before[:1])[before[0]]
+
+        def half(transaction: Transaction) -> None:
+            transaction.changes.append(Change(record.memory.id, record.label, "hold 1", None))
+            broken = np.zeros((1, 3), np.float32)
+            embedder = indexes._slot("hold 1").embedder
+            transaction.changes.append(Change(record.memory.id, record.label, "hold 1", record, broken, embedder))
+
+        memos._parts.vault.write(half, ME)
+        assert "a change was stored, but not everything followed it" in caplog.text
+        indexes.save_cube("hold 1")
+        assert not indexes.folder("hold 1").exists()
+        assert ids(ask(memos, "rope", cubes=("hold 1",))) == before
+        indexes.save_cube("hold 1")
+        assert indexes.folder("hold 1").exists()
