@@ -1,8 +1,11 @@
 """The audit log: append-only, hash-chained, without content.
 
 Each row's hash covers the row and the hash before it (as in a transparency log, without the tree), so a row that is
-changed, removed or slipped in later breaks the chain at a place that can be named. Rows hold ids, counts and reasons,
-never what a memory says: erasing a memory therefore leaves the chain whole.
+changed, removed or slipped in later breaks the chain at a place that can be named. The chain cannot tell that its end
+was cut off; `queries.cut_audit` does, as long as something that changed under a lost row is still in the vault. Nobody
+signs the chain: who may write the file and computes all hashes anew is not found out.
+
+Rows hold ids, counts and reasons, never what a memory says: erasing a memory therefore leaves the chain whole.
 """
 
 from __future__ import annotations

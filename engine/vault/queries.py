@@ -239,6 +239,19 @@ def audit_rows(connection: Connection, *, since: int = 0, limit: int | None = No
         yield audit_row_of(row)
 
 
+def cut_audit(connection: Connection) -> list[str]:
+    """Whether rows were cut off the end of the audit log: what changed last then has a revision that it lacks."""
+    row = connection.execute(
+        "SELECT (SELECT coalesce(max(seq), 0) FROM audit), max(revision) FROM"
+        " (SELECT revision FROM memories UNION ALL SELECT revision FROM versions"
+        " UNION ALL SELECT revision FROM tombstones UNION ALL SELECT revision FROM cubes)"
+    ).fetchone()
+    last, needed = row or (0, None)
+    if needed is None or last >= needed:
+        return []
+    return [f"audit row {needed} is missing, and maybe more behind it: the log ends at {last}"]
+
+
 def without_vectors(connection: Connection, cube: str, embedder: str) -> int:
     """How many memories of a cube have no stored embedding of `embedder`."""
     row = connection.execute(

@@ -14,6 +14,7 @@ import pytest
 from engine.errors import Corrupt
 from engine.memos import MemOS, restore_backup
 from engine.settings import Settings
+from engine.vault import queries
 from tests.conftest import START, HandClock
 from tests.engine.stores import ME, archive, ask, ids, opened, run_python, say, settings_for
 
@@ -215,6 +216,25 @@ def test_tampering_with_the_audit_log_is_found_and_located(copied: Settings, sql
     with opened(copied) as memos:
         found = memos.verify(ME)
     assert any(text.startswith(problem) for text in found), found
+
+
+def test_an_audit_log_whose_end_was_cut_off_is_found(copied: Settings) -> None:
+    with opened(copied) as memos, memos._parts.vault.reading() as connection:
+        assert queries.cut_audit(connection) == []
+        (last,) = memos._parts.vault.rows("SELECT max(revision) FROM memories")[0]
+    with duckdb.connect(str(copied.database)) as connection:
+        connection.execute("DELETE FROM audit WHERE seq >= ?", [last])
+        assert queries.cut_audit(connection) == [
+            f"audit row {last} is missing, and maybe more behind it: the log ends at {last - 1}"
+        ]
+        connection.execute("DELETE FROM audit")
+        (problem,) = queries.cut_audit(connection)
+        assert problem.endswith("ends at 0")
+
+
+def test_an_empty_store_lacks_no_audit_row(settings: Settings) -> None:
+    with opened(settings) as memos, memos._parts.vault.reading() as connection:
+        assert queries.cut_audit(connection) == []
 
 
 def test_memories_that_were_taken_out_by_hand_are_found(copied: Settings) -> None:
