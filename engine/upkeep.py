@@ -107,7 +107,7 @@ def problems(parts: Parts) -> tuple[str, ...]:
 def _vault_problems(parts: Parts) -> list[str]:
     with parts.vault.reading() as connection:
         queries.read_everything(connection)
-        found = broken_links(queries.audit_rows(connection))
+        found = [*broken_links(queries.audit_rows(connection)), *queries.cut_audit(connection)]
         for says, sql in _CHECKS:
             rows = connection.execute(sql).fetchall()
             found += [f"{says}: {row[0]}" for row in rows]
