@@ -15,7 +15,9 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +117,14 @@ class OnnxEmbedder:
             mask[row, : len(each)] = 1
         named = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         feed = {name: named[name].astype(kind) for name, kind in model.inputs.items()}
-        (states,) = model.session.run([model.output], feed)
+        with _runtime_failures(self._recipe):
+            (states,) = model.session.run([model.output], feed)
         pooled = _pool(np.asarray(states, np.float32), mask, self._recipe.pooling)
+        if pooled.shape != (len(batch), self.dimension):
+            raise Unavailable(
+                f"{self._recipe.weights} gives no vectors of {self.dimension} numbers, as its config.json says: "
+                "fetch the whole model folder anew"
+            )
         return np.asarray(pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), SMALLEST_NORM), np.float32)
 
     def _load(self) -> _Loaded:
@@ -140,7 +148,7 @@ def _batches(lengths: Sequence[int]) -> Iterator[NDArray[np.intp]]:
 
 def _pool(states: Floats, mask: NDArray[np.int64], pooling: Pooling) -> Floats:
     """One vector [batch, hidden] of token states [batch, tokens, hidden]; an export may have pooled already."""
-    if states.ndim == 2:
+    if states.ndim != 3:
         return states
     if pooling == "cls":
         return states[:, 0]
@@ -150,8 +158,11 @@ def _pool(states: Floats, mask: NDArray[np.int64], pooling: Pooling) -> Floats:
 
 
 def _load(recipe: Recipe) -> _Loaded:
-    tokenizer, padding_id = _load_tokenizer(recipe)
-    session = _load_session(recipe)
+    try:
+        tokenizer, padding_id = _load_tokenizer(recipe)
+        session = _load_session(recipe)
+    except ImportError as error:  # installed, since the recipe was opened, but not for this machine
+        raise Unavailable(f"{error.name or 'onnxruntime'} cannot be imported: install it anew ({error})") from error
     inputs = {each.name: TOKEN_TYPES.get(each.type) for each in session.get_inputs()}
     known = {str(name): kind for name, kind in inputs.items() if kind is not None and name in INPUTS}
     outputs = [each.name for each in session.get_outputs()]
@@ -190,20 +201,35 @@ def _load_session(recipe: Recipe) -> Any:
     if recipe.shape is not None:
         options.add_session_config_entry(WEIGHTS_FOLDER, str(weights.parent))
         model = build(weights, recipe.shape)
+    with _runtime_failures(recipe):
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except (errors.InvalidProtobuf, errors.NoSuchFile) as error:
+            raise Corrupt(f"{recipe.weights} cannot be read: {error}") from error
+
+
+@contextmanager
+def _runtime_failures(recipe: Recipe) -> Iterator[None]:
+    """Say of whatever onnxruntime refuses that the model cannot be run: recall then goes on without vectors."""
+    import onnxruntime
+
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except (errors.InvalidProtobuf, errors.NoSuchFile) as error:
-        raise Corrupt(f"{recipe.weights} cannot be read: {error}") from error
-    except (
-        errors.Fail,
-        errors.RuntimeException,
-        errors.InvalidGraph,
-        errors.InvalidArgument,
-        errors.NotImplemented,
-    ) as error:
+        yield
+    except MemoryError as error:
+        raise Unavailable(f"there is not enough memory to run {recipe.weights}") from error
+    except _runtime_errors() as error:
         raise Unavailable(
             f"{recipe.weights} cannot be run by onnxruntime {onnxruntime.__version__}: {error}"
         ) from error
+
+
+@cache
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises: its classes of errors have no common base, and each version adds some."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    own = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (RuntimeError, ValueError, OSError, *own)
 
 
 def _tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

@@ -15,6 +15,7 @@ from engine.index.embedder import Embedder, open_embedder
 from engine.settings import Settings
 from tests.engine.index.bert_reference import last_hidden_state, load_safetensors, unit
 from tests.engine.index.tiny_bert import CONFIG, HIDDEN, POSITIONS, TinyBert
+from tests.engine.stores import ask, contents, opened, say, settings_for
 
 TEXTS = ("the cat sat on a mat", "", "Oslo", "unknown words here", "the cat and the mat and a cat " * 9)
 
@@ -152,3 +153,41 @@ def test_weights_cut_short_or_of_another_shape_are_never_run(tmp_path: Path) -> 
     (bad / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(Corrupt, match=r"model\.onnx"):
         open_folder(bad, tmp_path).embed(["the cat"])
+
+
+def unknown_to_the_weights(folder: Path, word: str) -> None:
+    """Give the tokenizer a word that the model has no embedding of: onnxruntime then refuses to run it."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"][word] = 5_000
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def test_a_model_that_fails_while_it_runs_is_unavailable_and_named(tmp_path: Path) -> None:
+    folder = TinyBert().save(tmp_path / "model")
+    unknown_to_the_weights(folder, "zebra")
+    embedder = open_folder(folder, tmp_path)
+    with pytest.raises(Unavailable, match=r"model\.safetensors cannot be run by onnxruntime"):
+        embedder.embed(["the zebra sat"])
+    assert embedder.embed(["the cat sat"]).shape == (1, HIDDEN)
+
+
+def test_an_export_with_vectors_of_another_size_than_it_says_is_unavailable(tmp_path: Path) -> None:
+    folder = TinyBert().save(tmp_path / "model")
+    shape = bert_shape(CONFIG)
+    assert shape is not None
+    (folder / "model.onnx").write_bytes(build(folder / "model.safetensors", shape))
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "model_type": "distilbert", "hidden_size": HIDDEN // 2}))
+    with pytest.raises(Unavailable, match="no vectors of 8 numbers"):
+        open_folder(folder, tmp_path).embed(["the cat"])
+
+
+def test_recall_goes_on_by_words_and_says_so_when_the_model_fails(tmp_path: Path) -> None:
+    folder = TinyBert().save(tmp_path / "model")
+    unknown_to_the_weights(folder, "zebra")
+    with opened(settings_for(tmp_path / "data", str(folder))) as memos:
+        say(memos, "The cat slept in Oslo.")
+        assert ask(memos, "the cat").degraded is None
+        found = ask(memos, "zebra or cat in Oslo")
+        assert contents(found) == ["The cat slept in Oslo."]
+        assert found.degraded is not None
+        assert found.degraded.startswith("lexical only")
