@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from engine.operations import Caller, Fuse, Progress
+from engine.text.recalled import delimit, escape, remark
+from memos_mcp.tools.forget import DATA
 from memos_mcp.tools.tool import (
     BOOLEAN,
     MAYBE_OBJECT,
@@ -29,6 +31,7 @@ from memos_mcp.wire import Arguments, Content, CubeName, MemoryId, parse, unique
 if TYPE_CHECKING:
     from engine.memos import MemOS
 
+NOT_MADE = "dry-run"  # stands where a memory's id would
 MIN_PARENTS, MAX_PARENTS = 2, 100
 
 
@@ -71,12 +74,19 @@ def text(result: Result) -> str:
     elif result["content"] is not None:
         lines.append("Dry run: nothing was changed. The fused memory would say:")
     if result["content"] is not None:
-        lines.append(result["content"])
-    lines += [f"They differ about {rival['about']}: {', '.join(rival['ids'])}." for rival in result["conflicts"]]
+        lines += [remark(DATA), _block(result)]
+    for rival in result["conflicts"]:
+        lines.append(remark(f"They differ about {escape(rival['about'])!r}: {', '.join(rival['ids'])}."))
     if result["groups"]:
         lines.append(f"{plural(len(result['groups']), 'group')} worth fusing (nothing was changed):")
         lines += [", ".join(group) for group in result["groups"]]
     return "\n".join(lines) or "No group of memories is worth fusing; nothing was changed."
+
+
+def _block(result: Result) -> str:
+    """The fused memory, or one that could be: its content comes from memories, so it is data like theirs."""
+    fused = result["fused"]
+    return delimit(NOT_MADE if fused is None else fused["id"], {}, result["content"])
 
 
 FUSE = Tool(
