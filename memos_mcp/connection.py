@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from engine.operations import OWNER, Principal
 
+MAX_CLIENT_CHARS = 200
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -26,6 +28,12 @@ class Connection:
 
 
 current_connection: ContextVar[Connection] = ContextVar("current_connection")
+
+
+def client_name(given: str) -> str:
+    """What a client calls itself, as it goes to the audit log: one line, of a bounded length."""
+    kept = given[:MAX_CLIENT_CHARS]
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in kept)
 
 
 def request_key(request_id: str | int) -> str:

@@ -30,6 +30,7 @@ from anyio.abc import SocketListener, SocketStream
 from engine.errors import MemosError, Unavailable
 from engine.settings import Settings
 from memos_mcp import endpoint as places
+from memos_mcp.connection import client_name
 from memos_mcp.control import ControlSocket
 from memos_mcp.endpoint import PROTOCOL, Endpoint, Lock
 from memos_mcp.envelope import MAX_LINE_BYTES, compact
@@ -249,7 +250,7 @@ class Host:
         if hello is None:
             return
         lines.limit_bytes = MAX_LINE_BYTES
-        session, client = str(hello.get("session") or os.urandom(16).hex()), str(hello.get("client") or "")
+        session, client = str(hello.get("session") or os.urandom(16).hex()), client_name(str(hello.get("client") or ""))
         if hello["mode"] == "control":
             control = ControlSocket(lines, session, client, self)
             with self._counted(self._controls, control):

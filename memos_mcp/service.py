@@ -24,9 +24,9 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from engine.errors import Cancelled, Invalid, NotAllowed, NotFound
 from engine.operations import OWNER, Caller, Principal, Progress
-from memos_mcp.connection import current_connection, operation_id
+from memos_mcp.connection import client_name, current_connection, operation_id
 from memos_mcp.subscriptions import Admitted, Watchers, always
-from memos_mcp.wire import NOT_IN_A_LINE, shown
+from memos_mcp.wire import NOT_IN_A_LINE
 
 if TYPE_CHECKING:
     from engine.memos import MemOS
@@ -42,7 +42,6 @@ PRINCIPAL_KEY = "memos.principal"
 ADMITTED_KEY = "memos.admitted"
 """Where it leaves a function that says whether the caller would still be let in, if that can end."""
 MAX_OPERATION_CHARS = 200
-MAX_CLIENT_CHARS = 200
 
 Report = tuple[float, float | None, str]
 
@@ -142,7 +141,7 @@ def _client(ctx: Context) -> str:
     if connection is not None and connection.client:
         return connection.client
     params = ctx.session.client_params
-    return shown(params.client_info.name) if params is not None else ""
+    return client_name(params.client_info.name) if params is not None else ""
 
 
 def _operation(ctx: Context) -> str | None:

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 MCP_PATH, SSE_PATH, MESSAGES_PATH, HEALTH_PATH = "/mcp", "/sse", "/messages/", "/health"
-MAX_BODY_BYTES = 8 * 1024 * 1024  # the longest content there may be, escaped at its worst, fits three times
+MAX_BODY_BYTES = 16 << 20  # the longest turn there may be fits, even with every character escaped (12 bytes for each)
 MAX_SESSIONS = 1_000
 SESSION_IDLE_S = 1_800.0
 SHUTDOWN_S = 3

@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from engine.errors import Conflict, Corrupt, Expired, Invalid, NotAllowed, NotFound
 from engine.memos import MemOS
-from engine.operations import Caller, Remember
+from engine.operations import MAX_TURN_CHARS, Caller, Remember
 from memos_mcp.auth import FILE, TokenFile, create_token, list_tokens, revoke_token
 from memos_mcp.transports import LOOPBACK, HttpSettings, check_bind, is_loopback
 from tests.memos_mcp.serving import ERAS, SOON_S, START, VERSION, Era, HandClock, Heard, remember, server_of
@@ -195,6 +195,14 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(memos: MemOS, folder
     with serving_http(memos, folder, HttpSettings(port=0, max_body_bytes=10_000)) as web:
         assert web.modern("tools/call", {"name": "recall", "arguments": {"query": "x" * 20_000}}).status == 413
         assert initialize(web).status == 200
+
+
+def test_the_longest_turn_comes_through_even_when_every_character_is_escaped(web: Web) -> None:
+    longest = "\N{SEEDLING}" * MAX_TURN_CHARS  # escaped, each is twelve bytes
+    arguments = {"messages": [{"role": "user", "content": longest}], "cube": "*"}  # read whole, then refused
+    reply = web.modern("tools/call", {"name": "remember", "arguments": arguments})
+    assert reply.status == 200
+    assert "is not '*'" in reply.message["result"]["content"][0]["text"]
 
 
 # --- who is let in is never decided by what the client says of itself ---------------------------------------------
