@@ -301,7 +301,7 @@ class MemVault:
             try:
                 # The old write-ahead log holds deleted content and belongs to the old file: it goes first. What it
                 # held is moved into the old file before, so that this stays whole if we die between the two steps.
-                self._connection.execute("CHECKPOINT")
+                self._checkpoint()
                 self._disconnect()
                 try:
                     for file in logs_of(database):
@@ -313,6 +313,14 @@ class MemVault:
             finally:
                 fresh.unlink(missing_ok=True)  # in place by now, or of no use
 
+    def _checkpoint(self) -> None:
+        """Move the write-ahead log into the database file. For who has the vault alone."""
+        self._close_cursors()  # a result that was not read to its end keeps a transaction open, which DuckDB refuses
+        try:
+            self._connection.execute("CHECKPOINT")
+        except duckdb.TransactionException as error:
+            log.warning("no checkpoint now, closing makes one: %s", type(error).__name__)
+
     def close(self) -> None:
         """Finish what was submitted, checkpoint, and let the folder go: the lock is released last."""
         self._writer.close()
@@ -321,7 +329,7 @@ class MemVault:
                 return
             self._closed = True
             try:
-                self._connection.execute("CHECKPOINT")
+                self._checkpoint()
             except duckdb.Error as error:
                 log.error("no checkpoint at closing (the write-ahead log is kept): %s", type(error).__name__)
             self._disconnect()
@@ -333,9 +341,12 @@ class MemVault:
 
     def _disconnect(self) -> None:
         """Close every connection: as long as one is open, DuckDB keeps the database (and its old file) open."""
+        self._close_cursors()
+        self._connection.close()
+
+    def _close_cursors(self) -> None:
         while self._idle:
             self._idle.pop().close()
-        self._connection.close()
 
 
 def connect(path: Path) -> duckdb.DuckDBPyConnection:

@@ -100,7 +100,7 @@ def test_a_store_that_is_open_here_cannot_be_opened_again(memos: MemOS, settings
 def test_the_store_is_for_its_owner_alone(settings: Settings, clock: HandClock) -> None:
     with opened(settings, clock) as memos:
         say(memos, "Private.")
-        backup = memos.backup(settings.data / "elsewhere" / "copy.duckdb", ME)
+        backup = memos._parts.vault.backup(settings.data / "elsewhere" / "copy.duckdb")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (settings.data, settings.database, backup)}
     assert modes == {"data": 0o700, "vault.duckdb": 0o600, "copy.duckdb": 0o600}
     assert stat.S_IMODE(backup.parent.stat().st_mode) == 0o700
@@ -319,8 +319,10 @@ def test_a_backup_that_cannot_be_written_leaves_nothing_behind(memos: MemOS, tmp
     say(memos, "Something.")
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    with pytest.raises(Invalid, match="cannot be written"):
+    with pytest.raises(Invalid, match="is no folder"):
         memos.backup(blocked / "copy.duckdb", ME)
+    with pytest.raises(Invalid, match="cannot be written"):
+        memos._parts.vault.backup(blocked / "copy.duckdb")
     assert list(tmp_path.rglob("*.partial*")) == []
 
 
