@@ -213,9 +213,9 @@ def lasting(reason: str | None, memories: Iterable[Memory]) -> str | None:
     """The reason as it may go into history and the audit log, which keep it when a memory is erased later."""
     if reason is None:
         return None
-    said = normal_form(reason)
+    said = normal_form(reason).lower()
     for memory in memories:
-        form = normal_form(memory.content)
+        form = normal_form(memory.content).lower()
         if (form and form in said) or (said in form and said.count(" ") >= REPEATED_WORDS - 1):
             return "(withheld: the reason repeated what the memory says)"
     return reason
@@ -225,9 +225,9 @@ def _without(reason: str | None, texts: Iterable[str]) -> str | None:
     """The reason, unless it repeats what is erased: the audit log is for good."""
     if reason is None:
         return None
-    said, told = normal_form(reason), set(stems(reason))
+    said, told = normal_form(reason).lower(), set(stems(reason))
     for text in texts:
-        form = normal_form(text)
+        form = normal_form(text).lower()
         if form and (form in said or said in form or len(told.intersection(stems(text))) >= TELLING_STEMS):
             return "(withheld: the reason repeated what was erased)"
     return reason

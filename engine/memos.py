@@ -289,7 +289,11 @@ class MemOS:
             raise NotAllowed("backups are for the owner of the store")
         progress(0, 1, "copying")
         path = path.absolute()
-        if path.exists():
+        try:
+            taken = path.exists()
+        except OSError as error:
+            raise Invalid(f"a backup cannot be written there: {error.strerror}") from error
+        if taken:
             raise Invalid(f"{path} exists: a backup never replaces a file; choose another name")
         if not path.parent.is_dir() and path.parent != self._parts.vault.settings.backups_folder:
             raise Invalid(f"{path.parent} is no folder: make it first, or choose another place for the backup")

@@ -338,6 +338,7 @@ def test_leftovers_of_a_copy_that_was_cut_short_do_not_survive_an_erasure(settin
 
 def test_copies_that_an_erasure_cannot_reach_are_named(memos: MemOS, tmp_path: Path) -> None:
     id = say(memos, SECRET)
+    (tmp_path / "usb").mkdir()
     copy = memos.backup(tmp_path / "usb" / "copy.duckdb", ME)
     receipt = erase(memos, id).receipt
     assert receipt is not None
