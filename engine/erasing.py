@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cubes import Lineage, Memory, Relation, State
+from cubes import Memory, Relation, State
 from engine.lifecycle.states import LIVE, Step, after, state_after
 from engine.operations import Action, ForgetResult, Forgotten, Mode, Receipt
 from engine.parts import Parts, may, memory_key
@@ -83,7 +83,7 @@ class Erasure:
         named = {record.memory.id for record in self.named}
         sources: list[str] = []
         for id in named.intersection(ids):
-            parents = [edge.source for edge in self._edges(id) if edge.relation is Relation.FUSED_FROM]
+            parents = queries.sources_of(self.transaction.connection, [id], Relation.FUSED_FROM)
             if named.isdisjoint(parents):
                 sources += parents
         return sources
@@ -92,31 +92,20 @@ class Erasure:
         kinds = (Relation.PART_OF, Relation.FUSED_FROM)
         return [id for id, edge in queries.derived_from(self.transaction.connection, ids) if edge.relation in kinds]
 
-    def _edges(self, id: str) -> tuple[Lineage, ...]:
-        rows = self.transaction.rows("SELECT relation, source, source_version FROM lineage WHERE derived = ?", [id])
-        return tuple(Lineage(Relation(relation), source, version) for relation, source, version in rows)
+    def _behind(self, relation: Relation) -> dict[str, Record]:
+        """What goes stands in `relation` to these, which stay."""
+        ids = queries.sources_of(self.transaction.connection, list(self.gone), relation)
+        return self.transaction.records(id for id in ids if id not in self.gone)
 
     def _find_wholes(self) -> None:
-        ids = [
-            edge.source
-            for id in self.gone
-            for edge in self._edges(id)
-            if edge.relation is Relation.PART_OF and edge.source not in self.gone
-        ]
         cubes = {record.memory.cube for record in self.gone.values()}
-        found = self.transaction.records(ids)
+        found = self._behind(Relation.PART_OF)
         self.blanked = {id: record for id, record in found.items() if record.memory.cube in cubes}
 
     def _find_freed(self) -> None:
-        ids = [
-            edge.source
-            for id in self.gone
-            for edge in self._edges(id)
-            if edge.relation is Relation.FUSED_FROM and edge.source not in self.gone
-        ]
         merged = {
             id: record
-            for id, record in self.transaction.records(ids).items()
+            for id, record in self._behind(Relation.FUSED_FROM).items()
             if record.memory.state is State.MERGED and not record.memory.governance.frozen
         }
         self.freed = {id: record for id, record in merged.items() if not self._held(id)}

@@ -113,7 +113,9 @@ def _unfuse(transaction: Transaction, id: str, revision: int) -> None:
     for fused in undone:
         transaction.move(fused, state_after(fused.memory, Step.ARCHIVE), "unfuse", revision)
     while pending:
-        for parent in transaction.records(_parents(transaction, pending.pop())).values():
+        for parent in transaction.records(
+            queries.sources_of(transaction.connection, [pending.pop()], Relation.FUSED_FROM)
+        ).values():
             memory = parent.memory
             if memory.id in met:
                 continue
@@ -137,13 +139,6 @@ def _fused_from(transaction: Transaction, id: str) -> dict[str, Record]:
                 found[record.memory.id] = record
                 pending.append(record.memory.id)
     return found
-
-
-def _parents(transaction: Transaction, fused: str) -> list[str]:
-    rows = transaction.rows(
-        "SELECT source FROM lineage WHERE derived = ? AND relation = ?", [fused, Relation.FUSED_FROM.value]
-    )
-    return [row[0] for row in rows]
 
 
 def _derived(transaction: Transaction, ids: Sequence[str], relation: Relation) -> list[Record]:

@@ -40,7 +40,6 @@ class Graph:
     """Labels and their unit vectors [dimension], linked by nearness. Needs hnswlib."""
 
     def __init__(self, dimension: int, capacity: int) -> None:
-        self._dimension = dimension
         self._index = _new_index(dimension)
         self._index.init_index(max(SMALLEST_CAPACITY, capacity), M=LINKS, ef_construction=BUILD_EFFORT)
         self._index.set_ef(SEARCH_EFFORT)
@@ -54,7 +53,6 @@ class Graph:
             ValueError: it is not such a file.
         """
         graph = cls.__new__(cls)
-        graph._dimension = dimension
         graph._index = _new_index(dimension)
         try:
             graph._index.load_index(str(path))

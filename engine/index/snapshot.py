@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.files import sync_folder
+
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
 MANIFEST_MAX_BYTES = 1 << 20  # a manifest is a few hundred bytes: anything larger is not ours
@@ -89,7 +91,7 @@ def write(folder: Path, revision: int, facts: Mapping[str, Any], members: Mappin
     generation.mkdir(mode=0o700)
     try:
         records = {name: _write_member(generation, name, member) for name, member in members.items()}
-        _sync_folder(generation)
+        sync_folder(generation)
     except BaseException:
         shutil.rmtree(generation, ignore_errors=True)  # a full disk gets its room back at once
         raise
@@ -131,7 +133,7 @@ def remove(folder: Path) -> None:
     if not folder.is_dir():
         return
     (folder / MANIFEST).unlink(missing_ok=True)
-    _sync_folder(folder)
+    sync_folder(folder)
     _remove_all_but(folder, set())
 
 
@@ -154,7 +156,7 @@ def _write_manifest(folder: Path, body: dict[str, Any]) -> None:
     temporary = folder / f"{MANIFEST}.new"
     _write_synced(temporary, _plain({"body": text, "blake2b": _digest(text)}).encode())
     os.replace(temporary, folder / MANIFEST)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -232,14 +234,3 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames and new names in the folder durable; Windows has no such call and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ from pathlib import Path
 import duckdb
 
 from engine.errors import Corrupt, Invalid, NotFound
+from engine.files import sync_file
 from engine.settings import Settings
 from engine.vault.failures import explaining, what_lacks
 from engine.vault.lock import FolderLock
@@ -82,11 +83,7 @@ def _copy(connection: duckdb.DuckDBPyConnection, partial: Path) -> None:
     finally:
         connection.execute("DETACH copy_target")
     os.chmod(partial, 0o600)
-    descriptor = os.open(partial, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(partial)
 
 
 def _remove(file: Path) -> None:
@@ -171,11 +168,7 @@ def _restore(settings: Settings, path: Path, now: datetime) -> Path | None:
         with duckdb.connect(str(incoming)) as connection:
             # Indexes of the replaced vault must not pass for indexes of this one.
             connection.execute("UPDATE meta SET value = ? WHERE key = 'incarnation'", [secrets.token_hex(8)])
-        descriptor = os.open(incoming, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(incoming)
         kept = _keep_aside(settings, now)
         shutil.rmtree(settings.index_folder, ignore_errors=True)
         os.replace(incoming, settings.database)

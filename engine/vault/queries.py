@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from cubes import Lineage, MemCube, Memory
+from cubes import Lineage, MemCube, Memory, Relation
 from engine.vault.audit import AUDIT_COLUMNS, AuditRow, audit_row_of
 from engine.vault.rows import CUBE_COLUMNS, Record, cube_of, lineage_of, record_of, stored_time, usage_of
 from engine.vault.schema import MEMORY_COLUMNS
@@ -98,6 +98,16 @@ def derived_from(connection: Connection, ids: Sequence[str]) -> list[tuple[str, 
         list(ids),
     ).fetchall()
     return [(row[0], lineage_of([row[1:]])[0]) for row in rows]
+
+
+def sources_of(connection: Connection, ids: Sequence[str], relation: Relation) -> list[str]:
+    """Ids of what `ids` stand in `relation` to, each once."""
+    rows = connection.execute(
+        "SELECT DISTINCT source FROM lineage WHERE derived IN (SELECT unnest(?::VARCHAR[])) AND relation = ?"
+        " ORDER BY source",
+        [list(ids), relation.value],
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def neighbours(connection: Connection, memory: Memory) -> tuple[str | None, str | None]:

@@ -27,6 +27,7 @@ import duckdb
 from cubes import MemCube
 from engine.clock import Clock, Ids
 from engine.errors import Busy, Corrupt, Unavailable
+from engine.files import sync_folder
 from engine.operations import Caller
 from engine.settings import Settings
 from engine.vault import queries
@@ -360,14 +361,3 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
             "preserve_insertion_order": True,
         },
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
