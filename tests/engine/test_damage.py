@@ -190,7 +190,10 @@ def test_a_torn_tail_of_the_write_ahead_log_loses_nothing_acknowledged(settings:
 def test_a_flipped_byte_inside_the_write_ahead_log_is_corrupt_and_nothing_is_thrown_away(settings: Settings) -> None:
     killed_while_writing(settings, 0, 25)
     log = Path(f"{settings.database}.wal")
-    log.write_bytes(flipped(log.read_bytes(), log.stat().st_size // 2, 16))
+    # In the words of an entry, which its checksum covers. A flip in an entry's length is another thing: DuckDB takes an
+    # entry that seems to reach behind the end of the log for the torn tail of a killed process.
+    written = log.read_bytes()
+    log.write_bytes(flipped(written, written.index(b"parcel", len(written) // 2), 16))
     before = (settings.database.read_bytes(), log.read_bytes())
     with pytest.raises(Corrupt, match="damaged"):
         MemOS.open(settings)
