@@ -66,8 +66,17 @@ class Scope(StrEnum):
     PUBLIC = "public"
 
 
+class Action(StrEnum):
+    """What a grant may cover."""
+
+    READ = "read"
+    WRITE = "write"
+    SHARE = "share"
+    ADMIN = "admin"
+
+
 class Sensitivity(StrEnum):
-    """How carefully a memory is to be handled."""
+    """How carefully a memory is to be handled, least first."""
 
     NORMAL = "normal"
     PERSONAL = "personal"
@@ -121,6 +130,7 @@ class Descriptive:
     entities: tuple[str, ...] = ()
     mentions: tuple[Mention, ...] = ()
     parts: int = 0  # the pieces that a long text was split into: they are recalled, the whole is read by its id
+    metadata: str | None = None  # what its source said besides (front matter, foreign fields): canonical JSON object
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +176,36 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What one principal, by name, may do with a cube."""
+
+    principal: str
+    actions: tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CubePolicy:
-    """Who may read, write and share a cube."""
+    """Who may read, write and share a cube, and how long and how much it keeps. None: no bound."""
 
     read: Scope = Scope.PRIVATE
     write: Scope = Scope.PRIVATE
     share: Scope = Scope.PRIVATE
+    grants: tuple[Grant, ...] = ()
+    ttl_days: float | None = None  # a memory that is stored without an end expires after this
+    decay_days: float | None = None  # unused for so long, times 1 + priority, a memory is archived; pinned ones never
+    keep_versions: int | None = None  # earlier versions that are kept of each memory
+    keep_days: float | None = None  # earlier versions older than this are let go
+    max_memories: int | None = None
+    max_bytes: int | None = None  # of the present versions' contents, in UTF-8
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The watermark of a cube that came out of a bundle: where it was made."""
+
+    store: str  # id of the store in which it was first packed
+    cube: str  # its name there
+    owner: str  # its owner there
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +219,10 @@ class MemCube:
     version: int = 1
     description: str = ""
     policy: CubePolicy = field(default_factory=CubePolicy)
+    licence: str = ""
+    provenance: Provenance | None = None  # None: it was made in this store
+    offered: CubePolicy | None = None  # the policy in the bundle that it came from, as long as nobody set another here
+    mounted: str | None = None  # the file or folder that it shows; such a cube is read-only
 
 
 def memory_digest(memory: Memory) -> str:

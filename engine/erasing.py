@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cubes import Memory, Relation, State
+from cubes import Action, Memory, Relation, State
 from engine.lifecycle.states import LIVE, Step, after, state_after
-from engine.operations import Action, ForgetResult, Forgotten, Mode, Receipt
+from engine.operations import ForgetResult, Forgotten, Mode, Receipt
 from engine.parts import Parts, may, memory_key
 from engine.text.claims import normal_form
 from engine.text.words import stems

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from cubes import Relation
+from cubes import Action, Relation
 from engine.embeddings import SYSTEM
 from engine.erasing import PENDING, Erasure, lasting
 from engine.errors import Cancelled, Conflict, Expired, Invalid, MemosError, NotFound
@@ -32,7 +32,6 @@ from engine.lifecycle.states import Step, after, state_after
 from engine.operations import (
     CONFIRM_MINUTES,
     MAX_REASON_CHARS,
-    Action,
     Caller,
     Forget,
     ForgetResult,

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from cubes import Descriptive, Governance, Kind, Lineage, Memory, Origin, Relation, State
+from cubes import Action, Descriptive, Governance, Kind, Lineage, Memory, Origin, Relation, State
 from engine.embeddings import BATCH_MEMORIES
 from engine.errors import Conflict, Invalid, TooLarge
 from engine.lifecycle.states import Step, is_expired, state_after
 from engine.operations import (
     MAX_CONTENT_CHARS,
-    Action,
     Caller,
     Difference,
     Fuse,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cubes import Memory, Relation, State
+from cubes import Action, Memory, Relation, State
 from engine.erasing import lasting
 from engine.errors import Expired, NotFound
 from engine.governance.access import no_memory
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
-from engine.operations import MAX_REASON_CHARS, Action, Caller, Version
+from engine.operations import MAX_REASON_CHARS, Caller, Version
 from engine.parts import Parts, existing, may, memory_key
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cubes import MemCube, Memory, Relation
+from cubes import Action, MemCube, Memory, Relation
 from engine import forgetting, fusing, recalling, remembering, transfer, upkeep
 from engine import history as versions
 from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
@@ -24,7 +24,6 @@ from engine.governance.access import granted, no_memory
 from engine.indexer import Indexes
 from engine.operations import (
     PAGE_SIZE,
-    Action,
     Caller,
     CubeView,
     EngineStatus,

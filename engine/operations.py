@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from cubes import Kind, MemCube, Memory, State
+from cubes import Action, Kind, MemCube, Memory, State
 
 DEFAULT_CUBE = "default"
 MAX_CONTENT_CHARS = 200_000
@@ -36,15 +36,6 @@ Progress = Callable[[float, float | None, str], None]
 
 def silent(done: float, total: float | None, message: str) -> None:
     """Progress that nobody watches."""
-
-
-class Action(StrEnum):
-    """What a grant may cover."""
-
-    READ = "read"
-    WRITE = "write"
-    SHARE = "share"
-    ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True)

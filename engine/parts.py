@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cubes import MalformedCube, MemCube, Memory
+from cubes import Action, MalformedCube, MemCube, Memory
 from cubes.canonical import digest
 from engine.clock import Clock, Ids
 from engine.embeddings import Embeddings
 from engine.errors import Invalid, NotFound
 from engine.governance.access import EVERY_CUBE, allowed, granted, no_cube, no_memory, require
 from engine.indexer import Indexes
-from engine.operations import MAX_CUBE_NAME_CHARS, MAX_IDS, Action, Caller
+from engine.operations import MAX_CUBE_NAME_CHARS, MAX_IDS, Caller
 from engine.text.claims import normal_form
 from engine.vault import MemVault, Transaction, queries
 from engine.vault.rows import Record, stored_time

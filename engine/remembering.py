@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cubes import Descriptive, Governance, Kind, Lineage, Memory, Origin, Relation, State
+from cubes import Action, Descriptive, Governance, Kind, Lineage, Memory, Origin, Relation, State
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
 from engine.operations import (
-    Action,
     Caller,
     Progress,
     Recall,

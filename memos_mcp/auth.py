@@ -24,8 +24,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cubes import Action
 from engine.errors import Busy, Conflict, Corrupt, Expired, Invalid, MemosError, NotAllowed, NotFound
-from engine.operations import OWNER, Action, Principal
+from engine.operations import OWNER, Principal
 from memos_mcp.endpoint import take_lock
 from memos_mcp.wire import EVERY_CUBE, is_cube_name, shown
 

@@ -7,9 +7,9 @@ say `NotFound`, so that names do not leak.
 
 from __future__ import annotations
 
-from cubes import MemCube, Scope
+from cubes import Action, MemCube, Scope
 from engine.errors import NotAllowed, NotFound
-from engine.operations import Action, Principal
+from engine.operations import Principal
 
 EVERY_CUBE = "*"
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from cubes import Kind
+from cubes import Action, Kind
 from engine.errors import Invalid, MemosError, NotAllowed, NotFound
 from engine.memos import MemOS
-from engine.operations import Action, Caller, Principal, Recall
+from engine.operations import Caller, Principal, Recall
 from engine.settings import Settings
 from tests.conftest import START, HandClock
 from tests.engine.stores import (

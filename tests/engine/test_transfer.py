@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from cubes import Kind
+from cubes import Action, Kind
 from engine.errors import Invalid
 from engine.memos import MemOS
-from engine.operations import MAX_TURN_CHARS, Action, Caller, Fuse, Principal, Remember, Turn
+from engine.operations import MAX_TURN_CHARS, Caller, Fuse, Principal, Remember, Turn
 from tests.conftest import HandClock
 from tests.engine.stores import ME, archive, ask, erase, ids, opened, say, settings_for, state, told, with_vectors
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cubes import CubePolicy, MemCube, Scope
+from cubes import Action, CubePolicy, MemCube, Scope
 from engine.errors import NotAllowed, NotFound
 from engine.governance.access import allowed, require
-from engine.operations import OWNER, Action, Principal
+from engine.operations import OWNER, Principal
 
 WHEN = datetime(2026, 3, 2, tzinfo=UTC)
 ACTIONS = st.sampled_from(Action)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from cubes import Action
 from engine.errors import Invalid, NotFound
 from engine.memos import MemOS
-from engine.operations import Action, Caller, Forget, Fuse, Mode, Principal, Remember
+from engine.operations import Caller, Forget, Fuse, Mode, Principal, Remember
 from tests.engine.stores import ME, say
 
 GUEST = Principal("guest", grants=(("ours", (Action.READ,)), ("theirs", (Action.WRITE,))))
