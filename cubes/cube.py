@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from cubes.canonical import digest
+from cubes.canonical import digest, plain
 
 
 class Kind(StrEnum):
@@ -226,7 +226,14 @@ class MemCube:
 
 
 def memory_digest(memory: Memory) -> str:
-    """Digest of what a memory *is*: payload and header without usage, which changes by being read."""
+    """Digest of what a memory *is*: payload and header without usage, which changes by being read.
+
+    What a memory does not have of the fields that came later is left out, so that digests stay what they were.
+    """
+    about = plain(memory.descriptive)
+    assert isinstance(about, dict)
+    if memory.descriptive.metadata is None:
+        del about["metadata"]
     return digest(
         {
             "cube": memory.cube,
@@ -234,7 +241,7 @@ def memory_digest(memory: Memory) -> str:
             "version": memory.version,
             "state": memory.state,
             "tier": memory.tier,
-            "descriptive": memory.descriptive,
+            "descriptive": about,
             "governance": memory.governance,
             "lineage": memory.lineage,
         }

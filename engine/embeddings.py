@@ -18,12 +18,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cubes import Memory
 from engine.errors import Corrupt, Unavailable
 from engine.index.embedder import Embedder, open_embedder
 from engine.index.passages import PASSAGES_VERSION, passages
 from engine.operations import Caller, Principal
 from engine.settings import Settings
-from engine.vault import MemVault, Transaction
+from engine.vault import MemVault, Transaction, queries
 
 Vectors = NDArray[np.float32]
 SYSTEM = Caller(Principal("memos", owner=True))
@@ -188,35 +189,32 @@ class Embeddings:
         """
         while self.configured is not None and not stopped():
             model, print_ = self.configured, fingerprint(self.configured)
-            rows = self._vault.rows(
-                "SELECT id, content, (header::JSON ->> 'parts')::INTEGER FROM memories WHERE id NOT IN"
-                " (SELECT id FROM embeddings WHERE embedder = ?) ORDER BY label LIMIT ?",
-                [print_, BATCH_MEMORIES],
-            )
-            if not rows:
+            with self._vault.reading() as connection:
+                lacking = [record.memory for record in queries.lacking_vectors(connection, print_, BATCH_MEMORIES)]
+            if not lacking:
                 self._lacking = 0
                 return True
-            vectors = self._passages(model, [None if row[2] else row[1] for row in rows])
+            vectors = self._passages(model, [None if m.descriptive.parts else m.content for m in lacking])
             if vectors is None:
                 return False
-            self._vault.write(self._filling(model, print_, rows, vectors, applied), SYSTEM)
-            self._lacking = max(0, self._lacking - len(rows))
+            self._vault.write(self._filling(model, print_, lacking, vectors, applied), SYSTEM)
+            self._lacking = max(0, self._lacking - len(lacking))
         return False
 
     def _filling(
         self,
         model: Embedder,
         print_: str,
-        rows: Sequence[tuple[str, str, int]],
+        lacking: Sequence[Memory],
         vectors: Sequence[Vectors],
         applied: Callable[[str, Vectors], None],
     ) -> Callable[[Transaction], None]:
         def job(transaction: Transaction) -> None:
-            current = transaction.records(row[0] for row in rows)
+            current = transaction.records(memory.id for memory in lacking)
             good = [
-                (id, found)
-                for (id, content, _), found in zip(rows, vectors, strict=True)
-                if id in current and current[id].memory.content == content
+                (memory.id, found)
+                for memory, found in zip(lacking, vectors, strict=True)
+                if memory.id in current and current[memory.id].memory.content == memory.content
             ]
             self.write(transaction, [id for id, _ in good], {print_: [found for _, found in good]})
             if self.active == print_ and model is self.answering:

@@ -148,12 +148,8 @@ class Erasure:
 
     def _texts(self) -> list[str]:
         """Every content that goes, each once."""
-        rows = self.transaction.rows(
-            "SELECT DISTINCT content FROM (SELECT id, content FROM memories UNION ALL SELECT id, content FROM versions)"
-            " WHERE id IN (SELECT unnest(?)) ORDER BY content",
-            [list(self.gone)],
-        )
-        return [row[0] for row in rows]
+        versions = (queries.versions(self.transaction.connection, id) for id in self.gone)
+        return sorted({version.memory.content for found in versions for version in found})
 
     def _blank(self, revision: int) -> None:
         """Take the words of erased pieces out of their wholes, in every version."""
@@ -225,8 +221,8 @@ def _without(reason: str | None, texts: Iterable[str]) -> str | None:
 def out_of_reach(parts: Parts) -> tuple[str, ...]:
     """Copies that this program made and cannot rewrite: backups elsewhere, and damaged files that were kept aside."""
     with parts.vault.reading() as connection:
-        rows = connection.execute("SELECT detail FROM audit WHERE action = 'backup' ORDER BY seq").fetchall()
-    paths = [Path(json.loads(row[0]).get("path", "")) for row in rows]
+        told = queries.audited(connection, "backup")
+    paths = [Path(row.detail.get("path", "")) for row in told]
     folder = parts.vault.settings.damaged_folder
     kept = sorted(folder.iterdir()) if folder.is_dir() else []
     return tuple(dict.fromkeys(str(path) for path in (*paths, *kept) if path.name and path.exists()))

@@ -18,6 +18,7 @@ from engine.operations import MAX_CUBE_NAME_CHARS, MAX_IDS, Caller
 from engine.text.claims import normal_form
 from engine.vault import MemVault, Transaction, queries
 from engine.vault.rows import Record, stored_time
+from engine.vault.sealing import Sealer
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ def ensure_cube(transaction: Transaction, name: str) -> int:
         return transaction.head.seq
     revision = transaction.audit("create_cube", name)
     cube = MemCube(name, transaction.caller.principal.name, transaction.now, transaction.now)
-    transaction.put_cube(cube, revision)
+    transaction.put_cube(cube, revision, "create")
     return revision
 
 
@@ -120,14 +121,19 @@ def answered(parts: Parts, caller: Caller, request: Any, load: Callable[[dict[st
     """The recorded answer to a request that was carried out already."""
     if caller.operation is None:
         return None
-    rows = parts.vault.rows(_RECORDED, [caller.operation, _arguments(request, caller)])
-    return load(json.loads(rows[0][0])) if rows else None
+    rows = parts.vault.rows(_RECORDED, [caller.operation, _arguments(parts.vault, request, caller)])
+    return load(_recorded(parts.vault.sealer, caller.operation, rows[0][0])) if rows else None
 
 
-def _arguments(request: Any, caller: Caller) -> str:
+def _recorded(sealer: Sealer, operation: str, stored: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(sealer.read_text(stored, f"operation:{operation}"))
+    return result
+
+
+def _arguments(vault: MemVault, request: Any, caller: Caller) -> str:
     """What tells requests apart: also who asks, and what it may do now, since an answer is given for these."""
     try:
-        return digest([type(request).__name__, request, caller.principal])
+        return vault.keyed(digest([type(request).__name__, request, caller.principal])).hex()
     except MalformedCube as error:
         raise Invalid(f"the request cannot be carried out: {error}") from error
 
@@ -148,20 +154,20 @@ def once(
     before = answered(parts, caller, request, load)
     if before is not None:
         return before
-    arguments = _arguments(request, caller) if caller.operation is not None else ""
+    arguments = _arguments(parts.vault, request, caller) if caller.operation is not None else ""
 
     def recorded(transaction: Transaction) -> T:
         if caller.operation is None:
             return job(transaction)[0]
         rows = transaction.rows("SELECT result, arguments FROM operations WHERE operation = ?", [caller.operation])
         if rows and rows[0][1] == arguments:
-            return load(json.loads(rows[0][0]))
+            return load(_recorded(transaction.connection.sealer, caller.operation, rows[0][0]))
         result, ids = job(transaction)
         values = (
             caller.operation,
             arguments,
             json.dumps(list(ids)),
-            json.dumps(dump(result)),
+            transaction.connection.sealer.text(json.dumps(dump(result)), f"operation:{caller.operation}"),
             stored_time(transaction.now),
         )
         transaction.insert(

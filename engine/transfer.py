@@ -335,7 +335,7 @@ def _put(parts: Parts, transaction: Transaction, incoming: Sequence[_Incoming], 
     active = parts.embeddings.active or ""
     transaction.add(records, by_print.get(active, [None] * len(records)), active)
     parts.embeddings.write(transaction, [record.memory.id for record in records], by_print)
-    transaction.link({item.memory.id: item.memory.lineage for item in fresh})
+    transaction.link({item.memory.id: item.memory.lineage for item in fresh}, imported=True)
     transaction.insert("usage", ("id", "access_count", "last_access"), list(_usage_rows(fresh)))
     _put_history(parts, transaction, fresh, records)
     return len(fresh)
@@ -356,7 +356,7 @@ def _usage_rows(items: Sequence[_Incoming]) -> Iterator[tuple[Any, ...]]:
 
 def _put_history(parts: Parts, transaction: Transaction, items: Sequence[_Incoming], records: Sequence[Record]) -> None:
     rows = [
-        row_of(_record(parts, transaction, old, record.label))
+        row_of(_record(parts, transaction, old, record.label), transaction.connection.sealer)
         for item, record in zip(items, records, strict=True)
         for old in item.earlier
     ]

@@ -2,8 +2,8 @@
 
 Each row's hash covers the row and the hash before it (as in a transparency log, without the tree), so a row that is
 changed, removed or slipped in later breaks the chain at a place that can be named. The chain cannot tell that its end
-was cut off; `queries.cut_audit` does, as long as something that changed under a lost row is still in the vault. Nobody
-signs the chain: who may write the file and computes all hashes anew is not found out.
+was cut off; `queries.cut_audit` can, by the vault's note of where it ends. Nobody signs the chain: who may write the
+file, computes all hashes anew and changes that note as well is not found out.
 
 Rows hold ids, counts and reasons, never what a memory says: erasing a memory therefore leaves the chain whole.
 """
@@ -18,9 +18,11 @@ from datetime import datetime
 from typing import Any
 
 from cubes.canonical import canonical_bytes
-from engine.vault.rows import known_time
+from engine.vault.rows import known_time, stored_time
+from engine.vault.sealing import Sealer
 
 FIRST_PREVIOUS = "0" * 64
+AUDIT_HEAD = "audit_head"  # the vault's note of the last row, written with it: tells when the end is cut off
 AUDIT_COLUMNS = (
     "seq",
     "recorded_at",
@@ -54,8 +56,27 @@ class AuditRow:
         return hashlib.sha256(canonical_bytes(self)).hexdigest()
 
 
-def audit_row_of(row: Sequence[Any]) -> tuple[AuditRow, str]:
+def audit_values(row: AuditRow, hashed: str, sealer: Sealer) -> tuple[Any, ...]:
+    """The values of `AUDIT_COLUMNS`. Hashes are sealed as well: with the other columns they would confirm a guess."""
+    place = f"audit:{row.seq}:"
+    return (
+        row.seq,
+        stored_time(row.recorded_at),
+        row.actor,
+        row.client,
+        row.action,
+        row.cube,
+        json.dumps(row.ids),
+        None if row.reason is None else sealer.text(row.reason, f"{place}reason"),
+        sealer.text(json.dumps(row.detail, sort_keys=True), f"{place}detail"),
+        sealer.text(row.previous, f"{place}previous"),
+        sealer.text(hashed, f"{place}hash"),
+    )
+
+
+def audit_row_of(row: Sequence[Any], sealer: Sealer) -> tuple[AuditRow, str]:
     """The row and the hash that stands beside it, from the values of `AUDIT_COLUMNS`."""
+    place = f"audit:{row[0]}:"
     return (
         AuditRow(
             seq=row[0],
@@ -65,11 +86,11 @@ def audit_row_of(row: Sequence[Any]) -> tuple[AuditRow, str]:
             action=row[4],
             cube=row[5],
             ids=tuple(json.loads(row[6])),
-            reason=row[7],
-            detail=json.loads(row[8]),
-            previous=row[9],
+            reason=None if row[7] is None else sealer.read_text(row[7], f"{place}reason"),
+            detail=json.loads(sealer.read_text(row[8], f"{place}detail")),
+            previous=sealer.read_text(row[9], f"{place}previous"),
         ),
-        row[10],
+        sealer.read_text(row[10], f"{place}hash"),
     )
 
 

@@ -8,16 +8,14 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import duckdb
-
 from cubes import Lineage, MemCube, Memory, Relation
-from engine.vault.audit import AUDIT_COLUMNS, AuditRow, audit_row_of
-from engine.vault.rows import CUBE_COLUMNS, Record, cube_of, lineage_of, record_of, stored_time, usage_of
-from engine.vault.schema import MEMORY_COLUMNS
+from engine.vault.audit import AUDIT_COLUMNS, AUDIT_HEAD, AuditRow, audit_row_of
+from engine.vault.connection import Connection
+from engine.vault.rows import Record, cube_of, lineage_of, record_of, stored_time, usage_of
+from engine.vault.schema import CUBE_COLUMNS, MEMORY_COLUMNS
 
 COLUMNS = ", ".join(MEMORY_COLUMNS)
 LIVE_STATES = ("generated", "activated")
-Connection = duckdb.DuckDBPyConnection
 
 
 def records(connection: Connection, ids: Sequence[str]) -> dict[str, Record]:
@@ -26,7 +24,7 @@ def records(connection: Connection, ids: Sequence[str]) -> dict[str, Record]:
         return {}
     marks = ", ".join("?" * len(ids))
     rows = connection.execute(f"SELECT {COLUMNS} FROM memories WHERE id IN ({marks})", list(ids)).fetchall()
-    return {row[0]: record_of(row) for row in rows}
+    return {row[0]: record_of(row, connection.sealer) for row in rows}
 
 
 def contents(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
@@ -35,7 +33,8 @@ def contents(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int,
         return {}
     marks = ", ".join("?" * len(ids))
     rows = connection.execute(f"SELECT id, version, content FROM memories WHERE id IN ({marks})", list(ids)).fetchall()
-    return {id: (version, content) for id, version, content in rows}
+    opened = connection.sealer.read_text
+    return {id: (version, opened(content, f"{id}:{version}:content")) for id, version, content in rows}
 
 
 def complete(connection: Connection, found: Iterable[Record]) -> list[Memory]:
@@ -73,7 +72,7 @@ def versions(connection: Connection, id: str) -> list[Record]:
         " ORDER BY version",
         [id, id],
     ).fetchall()
-    return [record_of(row) for row in rows]
+    return [record_of(row, connection.sealer) for row in rows]
 
 
 def earlier_versions(connection: Connection, ids: Sequence[str]) -> dict[str, list[Record]]:
@@ -83,7 +82,7 @@ def earlier_versions(connection: Connection, ids: Sequence[str]) -> dict[str, li
     ).fetchall()
     found: dict[str, list[Record]] = {}
     for row in rows:
-        found.setdefault(row[0], []).append(record_of(row))
+        found.setdefault(row[0], []).append(record_of(row, connection.sealer))
     return found
 
 
@@ -115,25 +114,26 @@ def neighbours(connection: Connection, memory: Memory) -> tuple[str | None, str 
     about = memory.descriptive
     if about.session is None or about.position is None:
         return None, None
+    session = connection.sealer.name(about.session)
     before = connection.execute(
         "SELECT id FROM memories WHERE cube = ? AND session = ? AND position < ? ORDER BY position DESC LIMIT 1",
-        [memory.cube, about.session, about.position],
+        [memory.cube, session, about.position],
     ).fetchone()
     after = connection.execute(
         "SELECT id FROM memories WHERE cube = ? AND session = ? AND position > ? ORDER BY position LIMIT 1",
-        [memory.cube, about.session, about.position],
+        [memory.cube, session, about.position],
     ).fetchone()
     return (before[0] if before else None), (after[0] if after else None)
 
 
 def cubes(connection: Connection) -> list[MemCube]:
     rows = connection.execute(f"SELECT {', '.join(CUBE_COLUMNS)} FROM cubes ORDER BY name").fetchall()
-    return [cube_of(row) for row in rows]
+    return [cube_of(row, connection.sealer) for row in rows]
 
 
 def cube(connection: Connection, name: str) -> MemCube | None:
     row = connection.execute(f"SELECT {', '.join(CUBE_COLUMNS)} FROM cubes WHERE name = ?", [name]).fetchone()
-    return None if row is None else cube_of(row)
+    return None if row is None else cube_of(row, connection.sealer)
 
 
 def counts(connection: Connection, column: str, cube: str | None = None) -> tuple[tuple[str, int], ...]:
@@ -162,14 +162,18 @@ def page(
         if value is not None:
             conditions.append(f"{column} = ?")
             parameters.append(value)
-    if tag is not None:
-        conditions.append("json_contains(header::JSON -> 'tags', ?::JSON)")
-        parameters.append(json.dumps(tag))
-    rows = connection.execute(
-        f"SELECT {COLUMNS} FROM memories WHERE {' AND '.join(conditions)} ORDER BY label LIMIT ?",
-        [*parameters, limit],
-    ).fetchall()
-    return [record_of(row) for row in rows]
+    found: list[Record] = []
+    while len(found) < limit:
+        rows = connection.execute(
+            f"SELECT {COLUMNS} FROM memories WHERE {' AND '.join(conditions)} ORDER BY label LIMIT ?",
+            [*parameters, limit],
+        ).fetchall()
+        read = [record_of(row, connection.sealer) for row in rows]
+        found += [record for record in read if tag is None or tag in record.memory.descriptive.tags]
+        if len(rows) < limit:
+            break
+        parameters[1] = read[-1].label
+    return found[:limit]
 
 
 def claims_since(connection: Connection, cube: str, revision: int) -> list[Record]:
@@ -179,7 +183,7 @@ def claims_since(connection: Connection, cube: str, revision: int) -> list[Recor
         " AND kind NOT IN ('message', 'document') ORDER BY label",
         [cube, revision, *LIVE_STATES],
     ).fetchall()
-    return [record_of(row) for row in rows]
+    return [record_of(row, connection.sealer) for row in rows]
 
 
 def newest_claims(connection: Connection, cube: str, limit: int) -> list[Record]:
@@ -189,7 +193,7 @@ def newest_claims(connection: Connection, cube: str, limit: int) -> list[Record]
         " AND id NOT IN (SELECT derived FROM lineage WHERE relation = 'part_of') ORDER BY label DESC LIMIT ?",
         [cube, *LIVE_STATES, limit],
     ).fetchall()
-    return [record_of(row) for row in rows]
+    return [record_of(row, connection.sealer) for row in rows]
 
 
 def as_of(connection: Connection, cube: str, moment: datetime) -> list[Record]:
@@ -200,7 +204,7 @@ def as_of(connection: Connection, cube: str, moment: datetime) -> list[Record]:
         " QUALIFY row_number() OVER (PARTITION BY id ORDER BY version DESC) = 1 ORDER BY label",
         [cube, stored_time(moment)],
     ).fetchall()
-    return [record_of(row) for row in rows]
+    return [record_of(row, connection.sealer) for row in rows]
 
 
 def versions_as_of(connection: Connection, ids: Sequence[str], moment: datetime) -> dict[str, Record]:
@@ -211,14 +215,14 @@ def versions_as_of(connection: Connection, ids: Sequence[str], moment: datetime)
         " QUALIFY row_number() OVER (PARTITION BY id ORDER BY version DESC) = 1",
         [list(ids), stored_time(moment)],
     ).fetchall()
-    return {row[0]: record_of(row) for row in rows}
+    return {row[0]: record_of(row, connection.sealer) for row in rows}
 
 
 def changed_since(connection: Connection, cube: str, revision: int) -> list[Record]:
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM memories WHERE cube = ? AND revision > ? ORDER BY label", [cube, revision]
     ).fetchall()
-    return [record_of(row) for row in rows]
+    return [record_of(row, connection.sealer) for row in rows]
 
 
 def erased_since(connection: Connection, cube: str, revision: int) -> list[int]:
@@ -238,7 +242,8 @@ def vectors(connection: Connection, embedder: str, ids: Sequence[str]) -> dict[s
         " WHERE e.embedder = ?",
         [list(ids), embedder],
     ).fetchall()
-    return dict(rows)
+    opened = connection.sealer.read_blob
+    return {id: opened(stored, f"{id}:{embedder}") for id, stored in rows}
 
 
 def audit_rows(connection: Connection, *, since: int = 0, limit: int | None = None) -> Iterator[tuple[AuditRow, str]]:
@@ -246,20 +251,41 @@ def audit_rows(connection: Connection, *, since: int = 0, limit: int | None = No
     if limit is not None:
         sql += f" LIMIT {int(limit)}"
     for row in connection.execute(sql, [since]).fetchall():
-        yield audit_row_of(row)
+        yield audit_row_of(row, connection.sealer)
+
+
+def audited(connection: Connection, action: str) -> list[AuditRow]:
+    """The audit rows of one action, oldest first."""
+    rows = connection.execute(
+        f"SELECT {', '.join(AUDIT_COLUMNS)} FROM audit WHERE action = ? ORDER BY seq", [action]
+    ).fetchall()
+    return [audit_row_of(row, connection.sealer)[0] for row in rows]
 
 
 def cut_audit(connection: Connection) -> list[str]:
-    """Whether rows were cut off the end of the audit log: what changed last then has a revision that it lacks."""
-    row = connection.execute(
-        "SELECT (SELECT coalesce(max(seq), 0) FROM audit), max(revision) FROM"
-        " (SELECT revision FROM memories UNION ALL SELECT revision FROM versions"
-        " UNION ALL SELECT revision FROM tombstones UNION ALL SELECT revision FROM cubes)"
-    ).fetchone()
-    last, needed = row or (0, None)
-    if needed is None or last >= needed:
-        return []
-    return [f"audit row {needed} is missing, and maybe more behind it: the log ends at {last}"]
+    """Whether rows were cut off the end of the audit log: it must end where the vault last noted that it does."""
+    row = connection.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
+    noted = connection.execute("SELECT value FROM meta WHERE key = ?", [AUDIT_HEAD]).fetchone()
+    if noted is None:
+        return []  # nothing was written since the vault began to note it
+    expected = json.loads(connection.sealer.read_text(noted[0], AUDIT_HEAD))
+    last = int(row[0]) if row else 0
+    if last < expected["seq"]:
+        return [f"audit rows {last + 1} to {expected['seq']} are missing: the log ends too early"]
+    found = "" if row is None else connection.sealer.read_text(row[1], f"audit:{last}:hash")
+    if last > expected["seq"] or found != expected["hash"]:
+        return [f"the audit log ends at row {last} with another hash than the vault noted for row {expected['seq']}"]
+    return []
+
+
+def lacking_vectors(connection: Connection, embedder: str, limit: int) -> list[Record]:
+    """Memories, oldest first, without a stored embedding of `embedder`."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM memories WHERE id NOT IN (SELECT id FROM embeddings WHERE embedder = ?)"
+        " ORDER BY label LIMIT ?",
+        [embedder, limit],
+    ).fetchall()
+    return [record_of(row, connection.sealer) for row in rows]
 
 
 def without_vectors(connection: Connection, cube: str, embedder: str) -> int:
@@ -308,7 +334,5 @@ def ids_with_prefix(connection: Connection, prefix: str, cubes: Sequence[str], l
 
 def indexed(connection: Connection, cube: str) -> int:
     """How many memories of a cube its index should hold: all but the wholes of long texts."""
-    row = connection.execute(
-        "SELECT count(*) FROM memories WHERE cube = ? AND (header::JSON ->> 'parts')::INTEGER = 0", [cube]
-    ).fetchone()
+    row = connection.execute("SELECT count(*) FROM memories WHERE cube = ? AND parts = 0", [cube]).fetchone()
     return int(row[0]) if row else 0

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from cubes import (
+    Action,
     Behavioural,
     CubePolicy,
     Descriptive,
     Governance,
+    Grant,
     Kind,
     Lineage,
     MemCube,
     Memory,
     Mention,
     Origin,
+    Provenance,
     Relation,
     Scope,
     Sensitivity,
     State,
 )
-from cubes.canonical import canonical_bytes, plain
-
-CUBE_COLUMNS = ("name", "owner", "description", "policy", "version", "created_at", "updated_at")
+from cubes.canonical import canonical_bytes
+from engine.vault.sealing import Sealer
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +69,20 @@ def header_json(memory: Memory) -> str:
             "tags": about.tags,
             "entities": about.entities,
             "mentions": about.mentions,
-            "parts": about.parts,
+            "metadata": about.metadata,
             "priority": rules.priority,
-            "sensitivity": rules.sensitivity,
             "pinned": rules.pinned,
             "frozen": rules.frozen,
         }
     ).decode()
 
 
-def row_of(record: Record) -> tuple[Any, ...]:
+def place_of(memory: Memory, column: str) -> str:
+    """Where in the vault a value of this version stands, for the sealer."""
+    return f"{memory.id}:{memory.version}:{column}"
+
+
+def row_of(record: Record, sealer: Sealer) -> tuple[Any, ...]:
     """The values of `schema.MEMORY_COLUMNS`."""
     memory, about = record.memory, record.memory.descriptive
     return (
@@ -86,25 +92,28 @@ def row_of(record: Record) -> tuple[Any, ...]:
         memory.version,
         memory.state.value,
         memory.kind.value,
-        memory.content,
+        sealer.text(memory.content, place_of(memory, "content")),
         record.content_key,
         stored_time(about.created_at),
         stored_time(about.updated_at),
         stored_time(about.occurred_at),
         stored_time(memory.governance.expires_at),
-        about.session,
+        None if about.session is None else sealer.name(about.session),
         about.position,
-        header_json(memory),
+        sealer.text(header_json(memory), place_of(memory, "header")),
         record.author,
         record.change,
-        record.reason,
+        None if record.reason is None else sealer.text(record.reason, place_of(memory, "reason")),
         record.revision,
+        memory.governance.sensitivity.value,
+        about.parts,
     )
 
 
-def record_of(row: Sequence[Any]) -> Record:
+def record_of(row: Sequence[Any], sealer: Sealer) -> Record:
     """A record from the values of `schema.MEMORY_COLUMNS`."""
-    header = json.loads(row[14])
+    place = f"{row[0]}:{row[3]}:"
+    header = json.loads(sealer.read_text(row[14], f"{place}header"))
     about = Descriptive(
         id=row[0],
         kind=Kind(row[5]),
@@ -115,7 +124,7 @@ def record_of(row: Sequence[Any]) -> Record:
         source=header["source"],
         actor=header["actor"],
         role=header["role"],
-        session=row[12],
+        session=None if row[12] is None else sealer.read_name(row[12]),
         position=row[13],
         tags=tuple(header["tags"]),
         entities=tuple(header["entities"]),
@@ -123,19 +132,26 @@ def record_of(row: Sequence[Any]) -> Record:
             Mention(item["text"], datetime.fromisoformat(item["start"]), datetime.fromisoformat(item["end"]))
             for item in header["mentions"]
         ),
-        parts=header["parts"],
+        parts=row[20],
+        metadata=header.get("metadata"),
     )
     rules = Governance(
         expires_at=read_time(row[11]),
         priority=header["priority"],
-        sensitivity=Sensitivity(header["sensitivity"]),
+        sensitivity=Sensitivity(row[19]),
         pinned=header["pinned"],
         frozen=header["frozen"],
     )
     memory = Memory(
-        cube=row[2], content=row[6], version=row[3], state=State(row[4]), descriptive=about, governance=rules
+        cube=row[2],
+        content=sealer.read_text(row[6], f"{place}content"),
+        version=row[3],
+        state=State(row[4]),
+        descriptive=about,
+        governance=rules,
     )
-    return Record(memory, row[1], row[7], row[15], row[16], row[17], row[18])
+    reason = None if row[17] is None else sealer.read_text(row[17], f"{place}reason")
+    return Record(memory, row[1], row[7], row[15], row[16], reason, row[18])
 
 
 def lineage_of(rows: Sequence[Sequence[Any]]) -> tuple[Lineage, ...]:
@@ -146,19 +162,65 @@ def usage_of(row: Sequence[Any]) -> Behavioural:
     return Behavioural(access_count=row[0], last_access=known_time(row[1]))
 
 
-def policy_json(policy: CubePolicy) -> str:
-    return json.dumps(plain(policy), sort_keys=True)
+def cube_row(cube: MemCube, revision: int, sealer: Sealer) -> tuple[Any, ...]:
+    """The values of `schema.CUBE_COLUMNS`."""
+    header = {
+        "description": cube.description,
+        "policy": cube.policy,
+        "licence": cube.licence,
+        "provenance": cube.provenance,
+        "offered": cube.offered,
+    }
+    return (
+        cube.name,
+        cube.owner,
+        cube.version,
+        stored_time(cube.created_at),
+        stored_time(cube.updated_at),
+        sealer.text(canonical_bytes(header).decode(), _place_of_cube(cube.name, cube.version)),
+        cube.mounted,
+        revision,
+    )
 
 
-def cube_of(row: Sequence[Any]) -> MemCube:
-    """A cube from the values of `CUBE_COLUMNS`."""
-    policy = json.loads(row[3])
+def cube_of(row: Sequence[Any], sealer: Sealer) -> MemCube:
+    """A cube from the values of `schema.CUBE_COLUMNS`."""
+    header = json.loads(sealer.read_text(row[5], _place_of_cube(row[0], row[2])))
+    provenance, offered = header.get("provenance"), header.get("offered")
     return MemCube(
         name=row[0],
         owner=row[1],
-        description=row[2],
-        policy=CubePolicy(Scope(policy["read"]), Scope(policy["write"]), Scope(policy["share"])),
-        version=row[4],
-        created_at=known_time(row[5]),
-        updated_at=known_time(row[6]),
+        version=row[2],
+        created_at=known_time(row[3]),
+        updated_at=known_time(row[4]),
+        description=header["description"],
+        policy=policy_of(header["policy"]),
+        licence=header.get("licence", ""),
+        provenance=None if provenance is None else Provenance(**provenance),
+        offered=None if offered is None else policy_of(offered),
+        mounted=row[6],
+    )
+
+
+def _place_of_cube(name: str, version: int) -> str:
+    return f"cube:{name}:{version}"
+
+
+def policy_of(stored: Mapping[str, Any]) -> CubePolicy:
+    """A policy from its plain form; what an older version did not know is as it was then."""
+    grants = tuple(
+        Grant(grant["principal"], tuple(Action(action) for action in grant["actions"]))
+        for grant in stored.get("grants", ())
+    )
+    return CubePolicy(
+        read=Scope(stored["read"]),
+        write=Scope(stored["write"]),
+        share=Scope(stored["share"]),
+        grants=grants,
+        ttl_days=stored.get("ttl_days"),
+        decay_days=stored.get("decay_days"),
+        keep_versions=stored.get("keep_versions"),
+        keep_days=stored.get("keep_days"),
+        max_memories=stored.get("max_memories"),
+        max_bytes=stored.get("max_bytes"),
     )

@@ -1,11 +1,12 @@
 """The tables of the vault, as numbered migrations: a list that is only ever appended to.
 
-Conventions: instants are `TIMESTAMP` in UTC; nested values are canonical JSON in `VARCHAR`; primary keys are the only
+Conventions: what a person said (contents, headers, reasons, vectors, sessions) is written through the vault's `Sealer`;
+instants are `TIMESTAMP` in UTC; nested values are canonical JSON in `VARCHAR`; primary keys are the only
 indexes (a secondary index under DuckDB 1.5 returned wrong rows after a crash). `revision` is the sequence number of the
 audit row under which a row last changed, so the audit log is also the vault's clock.
 
 `memories` holds the current version of each memory and `versions` the earlier ones, in the same columns. Content stands
-in these two tables and nowhere else; `audit` and `tombstones` never hold any.
+in these two tables and nowhere else; `audit` and `tombstones` never hold any. `cubes` and `cube_versions` are alike.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ MEMORY_COLUMNS = (
     "change",
     "reason",
     "revision",
+    "sensitivity",
+    "parts",
 )
+CUBE_COLUMNS = ("name", "owner", "version", "created_at", "updated_at", "header", "mounted", "revision")
 
 _MEMORY_TABLE = """
     id VARCHAR NOT NULL,          -- never changes
@@ -95,6 +99,43 @@ CREATE TABLE audit (
 """
 
 
+_OWNERSHIP = """
+ALTER TABLE memories ADD COLUMN sensitivity VARCHAR DEFAULT 'normal';
+ALTER TABLE memories ADD COLUMN parts INTEGER DEFAULT 0;   -- pieces of a long text: the whole is in no index
+ALTER TABLE versions ADD COLUMN sensitivity VARCHAR DEFAULT 'normal';
+ALTER TABLE versions ADD COLUMN parts INTEGER DEFAULT 0;
+UPDATE memories SET sensitivity = header::JSON ->> 'sensitivity', parts = (header::JSON ->> 'parts')::INTEGER;
+UPDATE versions SET sensitivity = header::JSON ->> 'sensitivity', parts = (header::JSON ->> 'parts')::INTEGER;
+ALTER TABLE cubes ADD COLUMN header VARCHAR DEFAULT '{}';  -- the rest of the cube's header, JSON
+ALTER TABLE cubes ADD COLUMN mounted VARCHAR;              -- the file or folder that it shows, if it is a mount
+UPDATE cubes SET header = json_object('description', description, 'policy', policy::JSON)::VARCHAR;
+ALTER TABLE cubes DROP COLUMN description;
+ALTER TABLE cubes DROP COLUMN policy;
+CREATE TABLE cube_versions (  -- every version of a cube's header, the present one too
+    name VARCHAR NOT NULL, owner VARCHAR NOT NULL, version INTEGER NOT NULL, created_at TIMESTAMP NOT NULL,
+    updated_at TIMESTAMP NOT NULL, header VARCHAR NOT NULL, mounted VARCHAR, revision BIGINT NOT NULL,
+    author VARCHAR NOT NULL, change VARCHAR NOT NULL, reason VARCHAR,
+    PRIMARY KEY (name, version)
+);
+INSERT INTO cube_versions
+    SELECT name, owner, version, created_at, updated_at, header, mounted, revision, owner, 'create', NULL FROM cubes;
+CREATE TABLE snapshots (      -- named moments of a cube
+    cube VARCHAR NOT NULL, name VARCHAR NOT NULL, moment TIMESTAMP NOT NULL, author VARCHAR NOT NULL, reason VARCHAR,
+    revision BIGINT NOT NULL,
+    PRIMARY KEY (cube, name)
+);
+CREATE TABLE mounts (         -- files and folders that are shown as cubes
+    path VARCHAR PRIMARY KEY, kind VARCHAR NOT NULL, cube VARCHAR NOT NULL, added_at TIMESTAMP NOT NULL
+);
+CREATE TABLE artifacts (      -- what was derived for a local model; the bytes lie in the blob of that digest
+    id VARCHAR PRIMARY KEY, cube VARCHAR NOT NULL, kind VARCHAR NOT NULL, fingerprint VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL, bytes BIGINT NOT NULL, header VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL,
+    revision BIGINT NOT NULL
+);
+ALTER TABLE lineage ADD COLUMN imported BOOLEAN DEFAULT false;  -- said by a file, not seen to happen here
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """From schema `number - 1` to `number`."""
@@ -104,6 +145,9 @@ class Migration:
     sql: str
 
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, "cubes, memories, versions, lineage, embeddings, audit", _INITIAL),)
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "cubes, memories, versions, lineage, embeddings, audit", _INITIAL),
+    Migration(2, "versions of cubes, snapshots, mounts, artifacts, sensitivity", _OWNERSHIP),
+)
 
 META_TABLE = "CREATE TABLE IF NOT EXISTS meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL)"

@@ -7,7 +7,6 @@ group failed), so it keeps no state outside the transaction; what must happen on
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from cubes import Lineage, MemCube, Memory, State
 from engine.operations import Caller
-from engine.vault.audit import AUDIT_COLUMNS, FIRST_PREVIOUS, AuditRow
-from engine.vault.rows import CUBE_COLUMNS, Record, header_json, policy_json, record_of, row_of, stored_time
-from engine.vault.schema import MEMORY_COLUMNS
+from engine.vault.audit import AUDIT_COLUMNS, FIRST_PREVIOUS, AuditRow, audit_values
+from engine.vault.connection import Connection
+from engine.vault.rows import Record, cube_row, header_json, place_of, record_of, row_of
+from engine.vault.schema import CUBE_COLUMNS, MEMORY_COLUMNS
 
 if TYPE_CHECKING:
-    import duckdb
     import numpy as np
     from numpy.typing import NDArray
 
@@ -37,11 +36,12 @@ BULK_ROWS = 16  # from here on one statement with lists is faster than many with
 
 @dataclass(slots=True)
 class Head:
-    """Where the vault stands: the last audit row and the last label."""
+    """Where the vault stands: the last audit row, the last label, and the time of the last change."""
 
     seq: int = 0
     hash: str = FIRST_PREVIOUS
     label: int = 0
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Change:
 class Transaction:
     """One job's view of the open transaction."""
 
-    connection: duckdb.DuckDBPyConnection
+    connection: Connection
     head: Head
     now: datetime
     caller: Caller
@@ -73,7 +73,7 @@ class Transaction:
     # --- reading -----------------------------------------------------------------------------------------------
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self.connection.execute(sql, list(parameters)).fetchall()
+        return self.connection.execute(sql, parameters).fetchall()
 
     def records(self, ids: Iterable[str]) -> dict[str, Record]:
         """Current records by id; ids that do not exist are left out."""
@@ -82,13 +82,13 @@ class Transaction:
             return {}
         marks = ", ".join("?" * len(wanted))
         found = self.rows(f"SELECT {', '.join(MEMORY_COLUMNS)} FROM memories WHERE id IN ({marks})", wanted)
-        return {row[0]: record_of(row) for row in found}
+        return {row[0]: record_of(row, self.connection.sealer) for row in found}
 
     # --- writing -----------------------------------------------------------------------------------------------
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         self.written = True
-        self.connection.execute(sql, list(parameters))
+        self.connection.execute(sql, parameters)
 
     def insert(
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, replace_: bool = False
@@ -134,26 +134,13 @@ class Transaction:
             previous=self.head.hash,
         )
         hashed = row.hash()
-        values = (
-            row.seq,
-            stored_time(row.recorded_at),
-            row.actor,
-            row.client,
-            row.action,
-            row.cube,
-            json.dumps(row.ids),
-            row.reason,
-            json.dumps(row.detail, sort_keys=True),
-            row.previous,
-            hashed,
-        )
-        self.insert("audit", AUDIT_COLUMNS, [values])
+        self.insert("audit", AUDIT_COLUMNS, [audit_values(row, hashed, self.connection.sealer)])
         self.head.seq, self.head.hash = row.seq, hashed
         return row.seq
 
     def add(self, records: Sequence[Record], vectors: Sequence[NDArray[np.float32] | None], embedder: str) -> None:
         """Insert new memories; `vectors`, [passages, dimension] each, go to whoever keeps the index."""
-        self.insert("memories", MEMORY_COLUMNS, [row_of(record) for record in records])
+        self.insert("memories", MEMORY_COLUMNS, [row_of(record, self.connection.sealer) for record in records])
         self.changes += [
             Change(record.memory.id, record.label, record.memory.cube, record, rows, embedder)
             for record, rows in zip(records, vectors, strict=True)
@@ -163,7 +150,11 @@ class Transaction:
         self, vectors: Sequence[tuple[str, NDArray[np.float32]]], embedder: str, *, replace_: bool = False
     ) -> None:
         """Store the passage vectors of memories under the embedder's fingerprint."""
-        rows = [(id, embedder, len(matrix), matrix.astype("<f4").tobytes()) for id, matrix in vectors]
+        sealed = self.connection.sealer.blob
+        rows = [
+            (id, embedder, len(matrix), sealed(matrix.astype("<f4").tobytes(), f"{id}:{embedder}"))
+            for id, matrix in vectors
+        ]
         self.insert("embeddings", ("id", "embedder", "passages", "vectors"), rows, replace_=replace_)
 
     def erase(self, records: Sequence[Record], revision: int) -> dict[str, int]:
@@ -193,7 +184,9 @@ class Transaction:
         columns = ", ".join(MEMORY_COLUMNS)
         self.execute(f"INSERT INTO versions ({columns}) SELECT {columns} FROM memories WHERE id = ?", [memory.id])
         settings = ", ".join(f"{column} = ?" for column in MEMORY_COLUMNS[3:])
-        self.execute(f"UPDATE memories SET {settings} WHERE id = ?", [*row_of(record)[3:], memory.id])
+        self.execute(
+            f"UPDATE memories SET {settings} WHERE id = ?", [*row_of(record, self.connection.sealer)[3:], memory.id]
+        )
         self.changes.append(Change(memory.id, old.label, memory.cube, record))
         return record
 
@@ -204,7 +197,12 @@ class Transaction:
     def overwrite(self, record: Record, revision: int) -> None:
         """Replace what one version of a memory says, without making a new one: its old words are erased."""
         memory = record.memory
-        told = [memory.content, record.content_key, header_json(memory)]
+        sealed = self.connection.sealer.text
+        told = [
+            sealed(memory.content, place_of(memory, "content")),
+            record.content_key,
+            sealed(header_json(memory), place_of(memory, "header")),
+        ]
         settings = "content = ?, content_key = ?, header = ?"
         self.execute(f"UPDATE versions SET {settings} WHERE id = ? AND version = ?", [*told, memory.id, memory.version])
         current = self.rows(
@@ -226,28 +224,39 @@ class Transaction:
             changed = replace(record, memory=memory, revision=revision)
             self.changes.append(Change(memory.id, record.label, memory.cube, changed))
 
-    def link(self, edges: Mapping[str, Iterable[Lineage]]) -> None:
-        """Add lineage: the edges of each derived memory, by its id."""
+    def link(self, edges: Mapping[str, Iterable[Lineage]], *, imported: bool = False) -> None:
+        """Add lineage: the edges of each derived memory, by its id. `imported`: a file says so, it did not happen here.
+
+        An imported edge never takes the place of one that was made here.
+        """
         rows = [
-            (derived, edge.relation.value, edge.source, edge.version)
+            (derived, edge.relation.value, edge.source, edge.version, imported)
             for derived, found in edges.items()
             for edge in found
         ]
-        self.insert("lineage", ("derived", "relation", "source", "source_version"), rows, replace_=True)
+        if imported and rows:
+            known = {
+                tuple(row)
+                for row in self.rows(
+                    "SELECT derived, relation, source FROM lineage WHERE NOT imported"
+                    " AND derived IN (SELECT unnest(?::VARCHAR[]))",
+                    [list(edges)],
+                )
+            }
+            rows = [row for row in rows if row[:3] not in known]
+        columns = ("derived", "relation", "source", "source_version", "imported")
+        self.insert("lineage", columns, rows, replace_=True)
 
-    def put_cube(self, cube: MemCube, revision: int) -> None:
-        """Insert a cube or replace its row."""
-        values = (
-            cube.name,
-            cube.owner,
-            cube.description,
-            policy_json(cube.policy),
-            cube.version,
-            stored_time(cube.created_at),
-            stored_time(cube.updated_at),
-            revision,
+    def put_cube(self, cube: MemCube, revision: int, change: str, *, reason: str | None = None) -> None:
+        """Make `cube` the present version of its header. Its `version` says which one it is."""
+        row = cube_row(cube, revision, self.connection.sealer)
+        sealed = (
+            None if reason is None else self.connection.sealer.text(reason, f"cube:{cube.name}:{cube.version}:reason")
         )
-        self.insert("cubes", (*CUBE_COLUMNS, "revision"), [values], replace_=True)
+        self.insert("cubes", CUBE_COLUMNS, [row], replace_=True)
+        columns = (*CUBE_COLUMNS, "author", "change", "reason")
+        versioned = [(*row, self.caller.principal.name, change, sealed)]
+        self.insert("cube_versions", columns, versioned, replace_=True)
         self.cubes_changed = True
 
     def after(self, effect: Callable[[], None]) -> None:

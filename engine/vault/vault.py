@@ -40,9 +40,12 @@ from engine.vault.backup import (
     newest_backup,
     remove_unfinished,
 )
+from engine.vault.connection import Connection
 from engine.vault.failures import explained, explaining, is_damage, what_lacks
 from engine.vault.lock import FolderLock
+from engine.vault.rows import known_time
 from engine.vault.schema import META_TABLE, MIGRATIONS, Migration
+from engine.vault.sealing import UNSEALED, Sealer
 from engine.vault.shared_lock import SharedLock
 from engine.vault.transaction import Change, Head, Transaction
 from engine.vault.writer import Writer
@@ -76,6 +79,7 @@ class MemVault:
         self._migrations = tuple(migrations)
         self._shared = SharedLock()
         self._cubes: tuple[int, tuple[MemCube, ...] | None] = (0, None)  # which generation, and its cubes
+        self.sealer: Sealer = UNSEALED
         self._idle: list[duckdb.DuckDBPyConnection] = []  # cursors that no reader holds
         self.on_commit: Callable[[Sequence[Change], Transaction], None] = lambda changes, transaction: None
         self._closed = False
@@ -89,7 +93,9 @@ class MemVault:
             self._key = bytes.fromhex(self._meta("key"))
             self.store_id = self._meta("store")
             self.incarnation = self._meta("incarnation")  # another one after each restored backup
-            self._writer = Writer(lambda: self._connection, self._head(), clock, self._committed)
+            self._writer = Writer(
+                lambda: Connection(self._connection, self.sealer), self._head(), clock, self._committed
+            )
         except duckdb.Error as error:
             self._give_up()
             raise self._damage(error) if is_damage(error) else explained(error) from error
@@ -198,14 +204,16 @@ class MemVault:
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
 
     def _head(self) -> Head:
-        row = self._connection.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
+        row = self._connection.execute("SELECT seq, hash, recorded_at FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
         label = self._connection.execute(
             "SELECT greatest(coalesce((SELECT max(label) FROM memories), 0),"
             " coalesce((SELECT max(label) FROM tombstones), 0))"
         ).fetchone()
         head = Head(label=int(label[0]) if label else 0)
         if row is not None:
-            head.seq, head.hash = int(row[0]), str(row[1])
+            head.seq = int(row[0])
+            head.hash = self.sealer.read_text(str(row[1]), f"audit:{head.seq}:hash")
+            head.at = known_time(row[2])
         return head
 
     # --- reading and writing -----------------------------------------------------------------------------------
@@ -220,7 +228,7 @@ class MemVault:
         return self._writer.head
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def reading(self) -> Iterator[Connection]:
         """A connection for reading on this thread. What is read is what was committed when each statement began.
 
         Raises:
@@ -233,7 +241,7 @@ class MemVault:
             except IndexError:
                 cursor = self._connection.cursor()
             try:
-                yield cursor
+                yield Connection(cursor, self.sealer)
             except duckdb.Error as error:
                 if isinstance(error, duckdb.FatalException):
                     self._writer.on_failure()
@@ -247,7 +255,7 @@ class MemVault:
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.reading() as connection:
-            return connection.execute(sql, list(parameters)).fetchall()
+            return connection.execute(sql, parameters).fetchall()
 
     def cubes(self) -> tuple[MemCube, ...]:
         """All cubes, by name; kept between calls, since every request asks for them."""

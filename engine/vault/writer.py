@@ -10,6 +10,7 @@ events) were applied, in the order of revisions.
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import threading
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import duckdb
@@ -24,10 +26,14 @@ import duckdb
 from engine.clock import Clock
 from engine.errors import Busy
 from engine.operations import Caller
+from engine.vault.audit import AUDIT_HEAD
+from engine.vault.connection import Connection
 from engine.vault.failures import explained
 from engine.vault.transaction import Head, Transaction
 
 MAX_GROUP = 64
+INSTANT = timedelta(microseconds=1)  # what the vault's times can tell apart
+MAX_STANDSTILL = timedelta(hours=1)  # for so long a clock that was put back stands still here
 T = TypeVar("T")
 Committed = Callable[[Transaction], None]
 log = logging.getLogger(__name__)
@@ -53,7 +59,7 @@ class Writer:
 
     def __init__(
         self,
-        connection: Callable[[], duckdb.DuckDBPyConnection],
+        connection: Callable[[], Connection],
         head: Head,
         clock: Clock,
         committed: Committed,
@@ -130,7 +136,7 @@ class Writer:
         try:
             connection.execute("BEGIN")
             for job in jobs:
-                transaction = Transaction(connection, self.head, self._clock.now(), job.caller)
+                transaction = Transaction(connection, self.head, self._now(), job.caller)
                 try:
                     result = job.run(transaction)
                 except Exception as error:
@@ -140,7 +146,11 @@ class Writer:
                     job.future.set_exception(explained(error))
                 else:
                     transaction.revision = self.head.seq
+                    if transaction.written:
+                        self.head.at = transaction.now
                     done.append((job, transaction, result))
+            if self.head.seq != start.seq:
+                _note_head(connection, self.head)
             connection.execute("COMMIT")
             self.committed_seq = self.head.seq
         except Exception as error:  # noqa: BLE001 - sorted out in _failed
@@ -150,11 +160,22 @@ class Writer:
             self._apply(transaction)
             job.future.set_result(result)
 
+    def _now(self) -> datetime:
+        """The time of a job: later than that of every change before it, so that a moment tells which came first.
+
+        A clock that was put back by more than `MAX_STANDSTILL` is followed: times would be wrong for longer otherwise.
+        """
+        now, last = self._clock.now(), self.head.at
+        if last is None or now > last or last - now > MAX_STANDSTILL:
+            return now
+        return last + INSTANT
+
     def _failed(self, jobs: list[_Job[Any]], start: Head, error: Exception) -> None:
         if isinstance(error, duckdb.FatalException):
             self.on_failure()
         self._roll_back()
-        self.head.seq, self.head.hash, self.head.label = start.seq, start.hash, start.label
+        self.head.seq, self.head.hash = start.seq, start.hash
+        self.head.label, self.head.at = start.label, start.at
         waiting = [job for job in jobs if not job.future.done()]
         if len(waiting) > 1:
             for job in waiting:
@@ -177,3 +198,11 @@ class Writer:
             except Exception:
                 # What was committed stands, and the thread that everyone waits for must not end.
                 log.exception("a change was stored, but not everything followed it")
+
+
+def _note_head(connection: Connection, head: Head) -> None:
+    """Note where the audit log ends, in the transaction that made it end there."""
+    noted = json.dumps({"seq": head.seq, "hash": head.hash})
+    connection.execute(
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)", [AUDIT_HEAD, connection.sealer.text(noted, AUDIT_HEAD)]
+    )

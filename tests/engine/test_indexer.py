@@ -249,7 +249,8 @@ def test_an_index_that_has_half_of_a_change_is_not_saved_and_not_asked(
     with opened(copied) as memos:
         indexes = memos._parts.indexes
         before = ids(ask(memos, "rope", cubes=("hold 1",)))
-        record = queries.records(memos._parts.vault._connection, before[:1])[before[0]]
+        with memos._parts.vault.reading() as connection:
+            record = queries.records(connection, before[:1])[before[0]]
 
         def half(transaction: Transaction) -> None:
             transaction.changes.append(Change(record.memory.id, record.label, "hold 1", None))

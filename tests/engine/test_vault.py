@@ -33,7 +33,9 @@ with MemOS.open(Settings(data=Path(sys.argv[1]), embedder="none", backup_every_h
     print("open", flush=True)
     sys.stdin.read()
 """
-SECOND = Migration(2, "a note on each cube", "ALTER TABLE cubes ADD COLUMN note VARCHAR DEFAULT ''")
+LATER = Migration(
+    MIGRATIONS[-1].number + 1, "a note on each cube", "ALTER TABLE cubes ADD COLUMN note VARCHAR DEFAULT ''"
+)
 
 
 def vault(settings: Settings, migrations: tuple[Migration, ...] = MIGRATIONS) -> MemVault:
@@ -140,28 +142,28 @@ def test_opening_and_closing_never_waits_for_ever(settings: Settings) -> None:
 
 
 def test_a_store_of_a_newer_version_is_refused_and_not_touched(settings: Settings) -> None:
-    vault(settings, (*MIGRATIONS, SECOND)).close()
+    vault(settings, (*MIGRATIONS, LATER)).close()
     before = settings.database.read_bytes()
-    with pytest.raises(Unavailable, match=r"newer memos-mcp \(schema 2, this one reads up to 1\): upgrade"):
+    with pytest.raises(Unavailable, match=r"newer memos-mcp \(schema 3, this one reads up to 2\): upgrade"):
         MemOS.open(settings)
     assert settings.database.read_bytes() == before
     assert not settings.backups_folder.exists()
-    vault(settings, (*MIGRATIONS, SECOND)).close()
+    vault(settings, (*MIGRATIONS, LATER)).close()
 
 
 def test_a_store_of_an_older_version_is_backed_up_before_it_is_migrated(settings: Settings) -> None:
     with opened(settings) as memos:
-        id = say(memos, "Written under the first schema.")
-    newer = vault(settings, (*MIGRATIONS, SECOND))
+        id = say(memos, "Written under this schema.")
+    newer = vault(settings, (*MIGRATIONS, LATER))
     assert newer.rows("SELECT note FROM cubes") == [("",)]
     assert newer.rows("SELECT id FROM memories") == [(id,)]
     newer.close()
     (backup,) = settings.backups_folder.iterdir()
-    assert "before-schema-1" in backup.name
-    assert (schema_of(backup), schema_of(settings.database)) == ("1", "2")
+    assert "before-schema-2" in backup.name
+    assert (schema_of(backup), schema_of(settings.database)) == ("2", "3")
     restore_backup(settings, backup, START)
     with opened(settings) as memos:
-        assert ids(ask(memos, "first schema")) == [id]
+        assert ids(ask(memos, "this schema")) == [id]
 
 
 @pytest.mark.parametrize(
