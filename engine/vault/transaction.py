@@ -175,20 +175,35 @@ class Transaction:
 
     def revise(self, old: Record, memory: Memory, change: str, revision: int, *, reason: str | None = None) -> Record:
         """Make `memory` the next version of `old`; the old version moves to `versions`."""
-        memory = replace(
-            memory,
-            version=old.memory.version + 1,
-            descriptive=replace(memory.descriptive, updated_at=self.now),
-        )
-        record = Record(memory, old.label, old.content_key, self.caller.principal.name, change, reason, revision)
+        return self.revise_all([(old, memory)], change, revision, reason=reason)[0]
+
+    def revise_all(
+        self, revised: Sequence[tuple[Record, Memory]], change: str, revision: int, *, reason: str | None = None
+    ) -> list[Record]:
+        """As `revise`, for many at once: (the present record, with the key of the new content; the next version)."""
+        author = self.caller.principal.name
+        records = [
+            Record(self._next_version(old, memory), old.label, old.content_key, author, change, reason, revision)
+            for old, memory in revised
+        ]
         columns = ", ".join(MEMORY_COLUMNS)
-        self.execute(f"INSERT INTO versions ({columns}) SELECT {columns} FROM memories WHERE id = ?", [memory.id])
-        settings = ", ".join(f"{column} = ?" for column in MEMORY_COLUMNS[3:])
         self.execute(
-            f"UPDATE memories SET {settings} WHERE id = ?", [*row_of(record, self.connection.sealer)[3:], memory.id]
+            f"INSERT INTO versions ({columns}) SELECT {columns} FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[]))",
+            [[record.memory.id for record in records]],
         )
-        self.changes.append(Change(memory.id, old.label, memory.cube, record))
-        return record
+        rows = [row_of(record, self.connection.sealer) for record in records]
+        if len(rows) < BULK_ROWS:
+            settings = ", ".join(f"{column} = ?" for column in MEMORY_COLUMNS[3:])
+            for row in rows:
+                self.execute(f"UPDATE memories SET {settings} WHERE id = ?", [*row[3:], row[0]])
+        else:
+            self.insert("memories", MEMORY_COLUMNS, rows, replace_=True)
+        self.changes += [Change(record.memory.id, record.label, record.memory.cube, record) for record in records]
+        return records
+
+    def _next_version(self, old: Record, memory: Memory) -> Memory:
+        about = replace(memory.descriptive, updated_at=self.now)
+        return replace(memory, version=old.memory.version + 1, descriptive=about)
 
     def move(self, old: Record, state: State, change: str, revision: int, *, reason: str | None = None) -> Record:
         """The next version of `old` in another state."""
