@@ -188,7 +188,8 @@ class Transaction:
         ]
         columns = ", ".join(MEMORY_COLUMNS)
         self.execute(
-            f"INSERT INTO versions ({columns}) SELECT {columns} FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[]))",
+            f"INSERT INTO versions ({columns}) SELECT {columns} FROM memories"
+            " WHERE id IN (SELECT unnest(?::VARCHAR[]))",
             [[record.memory.id for record in records]],
         )
         rows = [row_of(record, self.connection.sealer) for record in records]
