@@ -10,9 +10,10 @@ recalled.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,41 +22,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cubes import Action, Descriptive, Governance, Kind, Lineage, Memory, Origin, Relation, State
+from engine.comparing import Prepared, is_claim, prepare
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
 from engine.operations import (
     Caller,
     Progress,
-    Recall,
     Remember,
     Remembered,
     Status,
     Stored,
 )
-from engine.parts import Parts, content_key, ensure_cube, existing, once, writable_cube
+from engine.parts import Parts, ensure_cube, existing, once, writable_cube
 from engine.reader import Draft, read
-from engine.recall import rank
 from engine.text.claims import Relation as Claim
 from engine.text.claims import compare
+from engine.text.origins import other_subject, same_origin
 from engine.text.recalled import blocks, escape
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record
 
-RIVALS_LOOKED_AT = 6  # similar memories that a new one is compared with
 EMBED_BATCH = 32  # contents embedded between two steps of progress
-MAX_RIVAL_QUERY_CHARS = 2_000
-CLAIMS = (Kind.FACT, Kind.PREFERENCE, Kind.EVENT, Kind.PROCEDURE)  # what one memory may repeat or contradict
 FEW_KEYS = 32  # up to here a list of placeholders is faster than a list as one parameter
 Vectors = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A draft with what was found out before the transaction."""
-
-    draft: Draft
-    key: int
-    same: dict[str, int]  # memories that say the same: id -> version that was compared
-    rivals: dict[str, int]  # memories that it contradicts
 
 
 def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress) -> Remembered:
@@ -67,11 +55,24 @@ def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress
     """
     with parts.vault.reading() as connection:
         writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), request.cube)
-    drafts = read(request, parts.clock.now(), _recalled(parts, request)).drafts
+    return store(parts, request, drafts_of(parts, request), caller, progress)
+
+
+def drafts_of(parts: Parts, request: Remember) -> tuple[Draft, ...]:
+    """What the request holds, read: memories to be.
+
+    Raises:
+        Invalid, TooLarge: what is wrong with it.
+    """
+    return read(request, parts.clock.now(), _recalled(parts, request)).drafts
+
+
+def store(parts: Parts, request: Remember, drafts: Sequence[Draft], caller: Caller, progress: Progress) -> Remembered:
+    """Store drafts in the request's cube: those of the request itself, or of many texts that came in together."""
     known_until = parts.vault.revision
     # The model runs outside the interpreter's lock: comparing goes on beside it.
     with ThreadPoolExecutor(max_workers=1) as beside:
-        comparing = beside.submit(_prepared, parts, request, drafts)
+        comparing = beside.submit(prepare, parts, request.cube, drafts)
         embedded = list(_embedded(parts, drafts, progress))
         prepared = comparing.result()
 
@@ -80,6 +81,14 @@ def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress
         return result, [stored.id for stored in result.stored]
 
     return once(parts, caller, request, job, _dump, _load)
+
+
+def foresee(parts: Parts, request: Remember, drafts: Sequence[Draft], caller: Caller) -> tuple[Stored, ...]:
+    """What `store` would answer now; the ids of memories that would be new name nothing."""
+    prepared = prepare(parts, request.cube, drafts)
+    with parts.vault.reading() as connection:
+        transaction = Transaction(connection, copy(parts.vault.head), parts.clock.now(), caller)
+        return _Store(parts, request, transaction, prepared, (), parts.vault.revision).decide()
 
 
 def _recalled(parts: Parts, request: Remember) -> Callable[[str, str], bool]:
@@ -108,49 +117,6 @@ def _embedded(parts: Parts, drafts: Sequence[Draft], progress: Progress) -> Iter
     yield from ((fingerprint, vectors) for fingerprint, vectors in collected.items() if len(vectors) == len(texts))
 
 
-def _key(parts: Parts, draft: Draft) -> int:
-    if draft.session is not None and draft.position is not None:
-        return content_key(parts.vault, draft.content, draft.session, draft.position)
-    return content_key(parts.vault, draft.content)
-
-
-def _is_claim(draft: Draft) -> bool:
-    """Whether it says something that another memory may repeat or contradict: turns and pieces of a text do not."""
-    return draft.kind in CLAIMS and draft.part_of is None
-
-
-def _prepared(parts: Parts, request: Remember, drafts: Sequence[Draft]) -> list[_Prepared]:
-    """Compare each draft with what the cube holds; the transaction only has to see that this still stands."""
-    alike = [_alike(parts, request, draft) for draft in drafts]
-    ids = list(dict.fromkeys(id for found in alike for id in found))
-    with parts.vault.reading() as connection:
-        known = queries.contents(connection, ids)
-    prepared = []
-    for draft, found in zip(drafts, alike, strict=True):
-        verdicts = {id: compare(known[id][1], draft.content).relation for id in found if id in known}
-        prepared.append(
-            _Prepared(
-                draft,
-                _key(parts, draft),
-                {id: known[id][0] for id, claim in verdicts.items() if claim is Claim.SAME},
-                {id: known[id][0] for id, claim in verdicts.items() if claim is Claim.RIVAL},
-            )
-        )
-    return prepared
-
-
-def _alike(parts: Parts, request: Remember, draft: Draft) -> tuple[str, ...]:
-    """Ids of the memories that are most like the draft in words: what it repeats or contradicts shares them."""
-    if not _is_claim(draft):
-        return ()
-    found = parts.indexes.ready(request.cube)
-    if found is None or not len(found[0]):
-        return ()
-    search = Recall(query=draft.content[:MAX_RIVAL_QUERY_CHARS], limit=RIVALS_LOOKED_AT, kinds=CLAIMS)
-    ranking = rank(search, {request.cube: found[0]}, None, parts.clock.now())
-    return tuple(candidate.id for candidate in ranking.candidates[:RIVALS_LOOKED_AT])
-
-
 @dataclass(slots=True)
 class _Store:
     """The transaction of one remember."""
@@ -158,7 +124,7 @@ class _Store:
     parts: Parts
     request: Remember
     transaction: Transaction
-    prepared: Sequence[_Prepared]
+    prepared: Sequence[Prepared]
     embedded: Sequence[tuple[str, list[Vectors]]]
     known_until: int  # the revision that the drafts were compared with
     new: list[tuple[int, Record]] = field(default_factory=list)  # (number of the draft, record)
@@ -166,20 +132,15 @@ class _Store:
     superseded: list[Record] = field(default_factory=list)
     taken: dict[int, Stored] = field(default_factory=dict)  # number of the draft -> its answer
     known: dict[str, Record] = field(default_factory=dict)  # rivals and exact matches, by id
-    exact: dict[int, str] = field(default_factory=dict)  # content key -> id of a live memory
+    exact: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))  # content key -> ids
     pieces: Counter[int | None] = field(default_factory=Counter)  # number of a whole -> how many pieces it has
     outlived: dict[str, datetime | None] = field(default_factory=dict)  # what is said again, to last: id -> till when
 
     def run(self) -> Remembered:
         transaction, request = self.transaction, self.request
-        self.superseded = existing(transaction, request.supersedes, Action.WRITE)
-        for record in self.superseded:
-            state_after(record.memory, Step.SUPERSEDE)  # refuses what is frozen, before anything is written
-        self.pieces = Counter(item.draft.part_of for item in self.prepared)
-        self._look_up()
-        stored = [self._store(number) for number in range(len(self.prepared))]
+        stored = self.decide()
         if not self.new and not self.superseded and not self.outlived:
-            return Remembered(request.cube, transaction.head.seq, tuple(stored))
+            return Remembered(request.cube, transaction.head.seq, stored)
         ensure_cube(transaction, request.cube)
         ids = [record.memory.id for _, record in self.new]
         revision = transaction.audit(
@@ -190,7 +151,16 @@ class _Store:
             renewed=list(self.outlived),
         )
         self._write(revision)
-        return Remembered(request.cube, transaction.head.seq, tuple(stored))
+        return Remembered(request.cube, transaction.head.seq, stored)
+
+    def decide(self) -> tuple[Stored, ...]:
+        """What becomes of each draft; nothing is written yet."""
+        self.superseded = existing(self.transaction, self.request.supersedes, Action.WRITE)
+        for record in self.superseded:
+            state_after(record.memory, Step.SUPERSEDE)  # refuses what is frozen, before anything is written
+        self.pieces = Counter(item.draft.part_of for item in self.prepared)
+        self._look_up()
+        return tuple(self._store(number) for number in range(len(self.prepared)))
 
     def _look_up(self) -> None:
         """One query for exact matches and one for rivals, however many drafts there are."""
@@ -206,7 +176,7 @@ class _Store:
         self.known = self.transaction.records([*(row[1] for row in rows), *alike])
         for key, id in rows:
             if id not in gone and self._stands(id):
-                self.exact.setdefault(key, id)
+                self.exact[key].append(id)
         if self.transaction.head.seq > self.known_until:
             self._compare_with_the_newest(gone)
 
@@ -214,7 +184,7 @@ class _Store:
         """What others remembered while this was prepared was not compared with yet."""
         newest = queries.claims_since(self.transaction.connection, self.request.cube, self.known_until)
         for item in self.prepared:
-            if not _is_claim(item.draft):
+            if not is_claim(item.draft):
                 continue
             for record in newest:
                 memory = record.memory
@@ -235,6 +205,8 @@ class _Store:
 
     def _store(self, number: int) -> Stored:
         item = self.prepared[number]
+        for found, beside in ((item.same, item.same_here), (item.rivals, item.rivals_here)):
+            found.update((self.taken[earlier].id, self.taken[earlier].version) for earlier in beside)
         answer = self._duplicate(number, item)
         if answer is None:
             answer = self._add(number, item)
@@ -256,7 +228,7 @@ class _Store:
 
     # --- duplicates --------------------------------------------------------------------------------------------
 
-    def _duplicate(self, number: int, item: _Prepared) -> Stored | None:
+    def _duplicate(self, number: int, item: Prepared) -> Stored | None:
         draft = item.draft
         if draft.origin is Origin.RETRIEVAL:
             answer = self._echo(draft)
@@ -264,29 +236,24 @@ class _Store:
                 return answer
         if draft.part_of is not None:
             return self._duplicate_piece(number, draft)
-        id = self.exact.get(item.key)
-        if id is not None and self._same_event(self.known.get(id), draft):
-            return self._as_duplicate(id)
-        return next(
-            (self._as_duplicate(id) for id in self._standing(item.same) if self._same_event(self.known[id], draft)),
-            None,
-        )
+        alike = (*self.exact.get(item.key, ()), *self._standing(item.same))
+        return next((self._as_duplicate(id, draft) for id in alike if self._is_the_same(self.known[id], draft)), None)
 
-    def _as_duplicate(self, id: str) -> Stored:
-        known = self.known.get(id)
-        if known is None:
-            return Stored(id, 1, Status.DUPLICATE)
-        if self._ends_early(known) and not known.memory.governance.frozen:
-            self.outlived[id] = self._ends()
+    def _as_duplicate(self, id: str, draft: Draft) -> Stored:
+        known = self.known[id]
+        if self._ends_early(known, draft) and not known.memory.governance.frozen:
+            self.outlived[id] = self._ends(draft)
         return Stored(id, known.memory.version + (id in self.outlived), Status.DUPLICATE)
 
-    def _ends(self) -> datetime | None:
+    def _ends(self, draft: Draft) -> datetime | None:
+        if draft.governance is not None:
+            return draft.governance.expires_at
         lasts = self.request.expires_in_days
         return None if lasts is None else self.transaction.now + timedelta(days=lasts)
 
-    def _ends_early(self, known: Record) -> bool:
+    def _ends_early(self, known: Record, draft: Draft) -> bool:
         """Whether what is known would be gone before what is said now: then that it is known is not enough."""
-        old, new = known.memory.governance.expires_at, self._ends()
+        old, new = known.memory.governance.expires_at, self._ends(draft)
         return old is not None and (new is None or new > old)
 
     def _echo(self, draft: Draft) -> Stored | None:
@@ -315,20 +282,24 @@ class _Store:
         id, version = rows[place] if place < len(rows) else (whole.id, whole.version)
         return Stored(id, version, Status.DUPLICATE)
 
-    def _same_event(self, record: Record | None, draft: Draft) -> bool:
+    def _is_the_same(self, record: Record, draft: Draft) -> bool:
+        """Whether what says the same also is the same: of the same time and, where sources tell, the same thing."""
+        about = record.memory.descriptive
+        return self._same_event(record, draft) and same_origin(about.metadata, draft.metadata)
+
+    def _same_event(self, record: Record, draft: Draft) -> bool:
         """Whether both speak of the same time, as far as they say: the same words on another day are another event."""
-        if record is None:
-            return True
         old, new = record.memory.descriptive.occurred_at, draft.occurred_at
         return old is None or new is None or old == new
 
-    def _other_times(self, record: Record, draft: Draft) -> bool:
-        """Whether both were given an event time from outside, and another one: then they do not contradict.
+    def _apart(self, record: Record, draft: Draft) -> bool:
+        """Whether both were given another subject, or another event time, from outside: then they do not contradict.
 
         A time that the text itself speaks of is part of what it says, and may well be what they disagree about.
         """
-        told = not record.memory.descriptive.mentions and not draft.mentions
-        return told and not self._same_event(record, draft)
+        about = record.memory.descriptive
+        told = not about.mentions and not draft.mentions
+        return other_subject(about.metadata, draft.metadata) or (told and not self._same_event(record, draft))
 
     def _standing(self, compared: dict[str, int]) -> Iterator[str]:
         """Those memories that still are what the draft was compared with."""
@@ -339,20 +310,22 @@ class _Store:
 
     # --- new memories ------------------------------------------------------------------------------------------
 
-    def _add(self, number: int, item: _Prepared) -> Stored:
+    def _add(self, number: int, item: Prepared) -> Stored:
         draft = item.draft
         id = self.parts.ids.new("m")
         superseded = tuple(record.memory.id for record in self.superseded) if number == 0 else ()
         if superseded:
             self._supersede(id)
-        conflicts = tuple(id for id in self._standing(item.rivals) if not self._other_times(self.known[id], draft))
-        self.new.append((number, self._record(id, number, item)))
-        self.exact.setdefault(item.key, id)
+        conflicts = tuple(id for id in self._standing(item.rivals) if not self._apart(self.known[id], draft))
+        record = self._record(id, number, item)
+        self.new.append((number, record))
+        self.known[id] = record
+        self.exact[item.key].append(id)
         self._relate(id, number, draft, conflicts)
         status = Status.SUPERSEDING if superseded else Status.CONFLICT if conflicts else Status.ADDED
         return Stored(id, 1, status, conflicts, superseded)
 
-    def _record(self, id: str, number: int, item: _Prepared) -> Record:
+    def _record(self, id: str, number: int, item: Prepared) -> Record:
         draft, request, now = item.draft, self.request, self.transaction.now
         memory = Memory(
             cube=request.cube,
@@ -375,8 +348,9 @@ class _Store:
                 entities=draft.entities,
                 mentions=draft.mentions,
                 parts=self.pieces[number],
+                metadata=draft.metadata,
             ),
-            governance=Governance(expires_at=self._ends()),
+            governance=draft.governance or Governance(expires_at=self._ends(draft)),
         )
         actor = self.transaction.caller.principal.name
         return Record(memory, self.transaction.new_label(), item.key, actor, "remember", None, 0)
@@ -393,9 +367,19 @@ class _Store:
             self.edges.append((id, Lineage(Relation.FOLLOWS, before.id, before.version)))
 
     def _turn_before(self, number: int, draft: Draft) -> Stored | None:
-        if draft.kind is not Kind.MESSAGE or number == 0:
+        if draft.kind is not Kind.MESSAGE:
             return None
-        return self.taken[number - 1] if self.prepared[number - 1].draft.session == draft.session else None
+        if number and self.prepared[number - 1].draft.session == draft.session:
+            return self.taken[number - 1]
+        return self._stored_turn_before(number) if draft.position else None
+
+    def _stored_turn_before(self, number: int) -> Stored | None:
+        """For a turn whose conversation comes in several parts: the one that is here already."""
+        turn = self.new[-1][1].memory
+        assert self.new[-1][0] == number
+        before, _ = queries.neighbours(self.transaction.connection, turn)
+        found = self.transaction.records([before]) if before is not None else {}
+        return next((Stored(id, record.memory.version, Status.DUPLICATE) for id, record in found.items()), None)
 
     def _write(self, revision: int) -> None:
         transaction = self.transaction

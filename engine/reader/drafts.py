@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from cubes import Kind, Mention, Origin
+from cubes import Governance, Kind, Mention, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Draft:
     source: str | None = None
     part_of: int | None = None
     echoed: tuple[str, ...] = ()
+    metadata: str | None = None
+    governance: Governance | None = None  # None: as the request and the cube say
 
 
 @dataclass(frozen=True, slots=True)
