@@ -272,10 +272,15 @@ class MemOS:
         return transfer.export_memories(self._parts, caller, cubes)
 
     def import_memories(
-        self, records: Iterable[Mapping[str, Any]], caller: Caller, progress: Progress = silent
+        self,
+        records: Iterable[Mapping[str, Any]],
+        caller: Caller,
+        progress: Progress = silent,
+        *,
+        dry_run: bool = False,
     ) -> transfer.ImportReport:
         """Put in what was given out. See `engine.transfer`."""
-        return transfer.import_memories(self._parts, records, caller, progress)
+        return transfer.import_memories(self._parts, records, caller, progress, dry_run=dry_run)
 
     def backup(self, path: Path, caller: Caller, progress: Progress = silent) -> Path:
         """Write a copy of the whole store to `path`, which must not exist.

@@ -6,58 +6,37 @@ had said it. The same file put in twice changes nothing the second time.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
-from cubes import (
-    Behavioural,
-    Descriptive,
-    Governance,
-    Kind,
-    Lineage,
-    Memory,
-    Mention,
-    Origin,
-    Relation,
-    Sensitivity,
-    State,
-)
+from cubes import Behavioural, Memory
 from cubes.canonical import plain
-from engine.errors import Cancelled, Invalid, MemosError
-from engine.operations import (
-    DEFAULT_CUBE,
-    MAX_CUBE_NAME_CHARS,
-    MAX_REASON_CHARS,
-    MAX_SOURCE_CHARS,
-    MAX_TAG_CHARS,
-    MAX_TAGS,
-    MAX_TURN_CHARS,
-    PAGE_SIZE,
-    Caller,
-    Progress,
-    Remember,
-    Status,
-    silent,
-)
-from engine.parts import Parts, check_ids, ensure_cube, memory_key, readable_cubes, writable_cube
-from engine.reader.checks import MAX_NAME_CHARS, check_instant, check_text
-from engine.remembering import remember
+from engine.errors import Busy, Corrupt, Invalid, MemosError, Unavailable
+from engine.incoming import REFUSALS, Whole, Words, is_whole, reason, whole, words
+from engine.operations import PAGE_SIZE, Caller, Progress, Remember, Status, Stored, silent
+from engine.parts import Parts, ensure_cube, memory_key, readable_cubes, writable_cube
+from engine.reader import Draft
+from engine.remembering import drafts_of, foresee, store
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record, row_of, stored_time
 from engine.vault.schema import MEMORY_COLUMNS
 
 BATCH = 256
-MAX_COUNT = 2**31 - 1  # what a column of the vault holds
 
 
 @dataclass(slots=True)
 class ImportReport:
-    """What became of the records: counts, and what could not be put in and why (`record <number>: …`)."""
+    """What became of the records: counts, and what could not be put in and why (`record <number>: …`).
+
+    `kinds` counts the records that were added; `conflicts` those of them that contradict something.
+    """
 
     added: int = 0
     duplicates: int = 0
+    conflicts: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
 
@@ -108,226 +87,161 @@ def _plain_version(memory: Memory, record: Record) -> dict[str, Any]:
 
 
 def import_memories(
-    parts: Parts, records: Iterable[Mapping[str, Any]], caller: Caller, progress: Progress
+    parts: Parts,
+    records: Iterable[Mapping[str, Any]],
+    caller: Caller,
+    progress: Progress,
+    *,
+    dry_run: bool = False,
 ) -> ImportReport:
-    """Put in what `export_memories` gave out, or objects that have at least `content`."""
-    report = ImportReport()
+    """Put in what `export_memories` gave out, or objects that have at least `content`.
+
+    `dry_run` says what would become of them and changes nothing; it does not see that a record repeats one of an
+    earlier batch.
+    """
+    taking = _Taking(parts, replace(caller, operation=None), dry_run)  # each record is a request of its own
     batch: list[tuple[int, Mapping[str, Any]]] = []
     number = 0
     for number, record in enumerate(records, 1):
         batch.append((number, record))
         if len(batch) == BATCH:
             progress(number, None, "importing")
-            _import_batch(parts, batch, caller, report)
+            taking.take(batch)
             batch = []
-    _import_batch(parts, batch, caller, report)
+    taking.take(batch)
     progress(number, number, "importing")
-    return report
+    return taking.report
 
 
-def _import_batch(
-    parts: Parts, batch: Sequence[tuple[int, Mapping[str, Any]]], caller: Caller, report: ImportReport
-) -> None:
-    whole: list[_Incoming] = []
-    for number, record in batch:
+@dataclass(slots=True)
+class _Taking:
+    """One import."""
+
+    parts: Parts
+    caller: Caller
+    dry_run: bool
+    report: ImportReport = field(default_factory=ImportReport)
+
+    def take(self, batch: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        wholes: list[Whole] = []
+        texts: defaultdict[str, list[tuple[int, list[Draft]]]] = defaultdict(list)
+        places: dict[str, MemosError | None] = {}
+        for number, record in batch:
+            try:
+                if not isinstance(record, Mapping):
+                    raise Invalid("it is not a JSON object")
+                item = whole(record) if is_whole(record) else words(record)
+                self._check_place(item.memory.cube if isinstance(item, Whole) else item.request.cube, places)
+                if isinstance(item, Whole):
+                    wholes.append(item)
+                else:
+                    texts[item.request.cube].append((number, self._read(item)))
+            except REFUSALS as error:
+                self.report.refused.append(f"record {number}: {reason(error)}")
+        if wholes:
+            self._put_wholes(wholes)
+        for cube, told in texts.items():
+            self._remember(cube, told)
+
+    def _check_place(self, cube: str, places: dict[str, MemosError | None]) -> None:
+        """Whether the caller may write there; asked once for each cube of a batch."""
+        if cube not in places:
+            try:
+                with self.parts.vault.reading() as connection:
+                    now, head = self.parts.clock.now(), self.parts.vault.head
+                    writable_cube(Transaction(connection, head, now, self.caller), cube)
+                places[cube] = None
+            except MemosError as error:
+                places[cube] = error
+        refused = places[cube]
+        if refused is not None:
+            raise refused
+
+    def _read(self, item: Words) -> list[Draft]:
+        return item.told(drafts_of(self.parts, item.request))
+
+    # --- words ---------------------------------------------------------------------------------------------------
+
+    def _remember(self, cube: str, told: Sequence[tuple[int, list[Draft]]]) -> None:
+        """Store the drafts of many records together; where that is refused, one by one, to know which it is."""
         try:
-            if not isinstance(record, Mapping):
-                raise Invalid("it is not a JSON object")
-            if "id" in record and "state" in record:
-                item = _incoming(record)
-                _check_place(parts, item.memory.cube, caller)
-                whole.append(item)
+            stored = iter(self._stored(cube, [drafts for _, drafts in told]))
+        except (Busy, Corrupt, Unavailable):
+            raise  # it is not the records' fault
+        except MemosError as error:
+            if len(told) == 1:
+                self.report.refused.append(f"record {told[0][0]}: {reason(error)}")
             else:
-                _import_text(parts, record, caller, report)
-        except Cancelled:
-            raise
-        except (MemosError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            report.refused.append(f"record {number}: {_reason(error)}")
-    if whole:
-        vectors = parts.embeddings.contents(
-            [None if item.memory.descriptive.parts else item.memory.content for item in whole]
-        )
-        added = parts.vault.write(lambda transaction: _put(parts, transaction, whole, vectors), caller)
-        report.added += added
-        report.duplicates += len(whole) - added
+                for one in told:
+                    self._remember(cube, [one])
+            return
+        kinds = Counter(self.report.kinds)
+        for _, drafts in told:
+            answers = [next(stored) for _ in drafts]
+            if all(answer.status is Status.DUPLICATE for answer in answers):
+                self.report.duplicates += 1
+                continue
+            self.report.added += 1
+            self.report.conflicts += any(answer.status is Status.CONFLICT for answer in answers)
+            kinds[drafts[0].kind.value] += 1
+        self.report.kinds = dict(kinds)
+
+    def _stored(self, cube: str, told: Sequence[Sequence[Draft]]) -> Sequence[Stored]:
+        drafts: list[Draft] = []
+        for one in told:
+            start = len(drafts)
+            drafts += (
+                draft if draft.part_of is None else replace(draft, part_of=draft.part_of + start) for draft in one
+            )
+        request = Remember(cube=cube)
+        if self.dry_run:
+            return foresee(self.parts, request, drafts, self.caller)
+        return store(self.parts, request, drafts, self.caller, silent).stored
+
+    # --- whole memories ------------------------------------------------------------------------------------------
+
+    def _put_wholes(self, items: Sequence[Whole]) -> None:
+        if self.dry_run:
+            with self.parts.vault.reading() as connection:
+                transaction = Transaction(connection, self.parts.vault.head, self.parts.clock.now(), self.caller)
+                fresh = [items[place] for place in _free(transaction, items)]
+        else:
+            vectors = self.parts.embeddings.contents(
+                [None if item.memory.descriptive.parts else item.memory.content for item in items]
+            )
+            fresh = self.parts.vault.write(
+                lambda transaction: _put(self.parts, transaction, items, vectors), self.caller
+            )
+        self.report.added += len(fresh)
+        self.report.duplicates += len(items) - len(fresh)
+        counted = Counter(self.report.kinds)
+        counted.update(item.memory.kind.value for item in fresh)
+        self.report.kinds = dict(counted)
 
 
-def _check_place(parts: Parts, cube: str, caller: Caller) -> None:
-    with parts.vault.reading() as connection:
-        writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), cube)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, MemosError):
-        return str(error)
-    if isinstance(error, KeyError):
-        return f"the field {error} is missing"
-    return f"a field does not hold what it must ({error})"
-
-
-def _import_text(parts: Parts, record: Mapping[str, Any], caller: Caller, report: ImportReport) -> None:
-    request = Remember(
-        content=_text(record, "content", MAX_TURN_CHARS),
-        cube=_text(record, "cube", MAX_CUBE_NAME_CHARS) if "cube" in record else DEFAULT_CUBE,
-        kind=None if record.get("kind") is None else Kind(record["kind"]),
-        tags=_tags(record),
-        occurred_at=_maybe_time(record.get("occurred_at")),
-        source=_maybe_text(record, "source", MAX_SOURCE_CHARS),
-    )
-    # Each line is a request of its own: under one operation, equal lines would get the first one's answer.
-    stored = remember(parts, request, replace(caller, operation=None), silent)
-    if all(item.status is Status.DUPLICATE for item in stored.stored):
-        report.duplicates += 1
-    else:
-        report.added += 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Incoming:
-    """A record that was given out by `export_memories`, parsed."""
-
-    memory: Memory
-    author: str
-    change: str
-    reason: str | None
-    earlier: tuple[_Incoming, ...] = ()
-
-
-def _incoming(record: Mapping[str, Any]) -> _Incoming:
-    earlier = tuple(_version(old) for old in _list(record, "history"))
-    current = _version(record)
-    if [old.memory.version for old in earlier] != list(range(1, current.memory.version)):
-        raise Invalid("its history does not count its versions from 1 up to the present one")
-    place = (current.memory.id, current.memory.cube)
-    if any((old.memory.id, old.memory.cube) != place for old in earlier):
-        raise Invalid("its history is that of another memory")
-    return replace(current, earlier=earlier)
-
-
-def _version(record: Mapping[str, Any]) -> _Incoming:
-    return _Incoming(
-        _memory(record),
-        _maybe_text(record, "author", MAX_NAME_CHARS) or "import",
-        _maybe_text(record, "change", MAX_NAME_CHARS) or "import",
-        _maybe_text(record, "reason", MAX_REASON_CHARS),
-    )
-
-
-def _memory(record: Mapping[str, Any]) -> Memory:
-    usage = record.get("usage") or {}
-    position = record.get("position")
-    return Memory(
-        cube=_text(record, "cube", MAX_CUBE_NAME_CHARS),
-        content=_text(record, "content", MAX_TURN_CHARS),
-        version=_count(record, "version", 1, least=1),
-        state=State(record["state"]),
-        descriptive=Descriptive(
-            id=_id(record, "id"),
-            kind=Kind(record["kind"]),
-            created_at=_time(record["created_at"]),
-            updated_at=_time(record["updated_at"]),
-            occurred_at=_maybe_time(record.get("occurred_at")),
-            origin=Origin(record.get("origin", Origin.USER)),
-            source=_maybe_text(record, "source", MAX_SOURCE_CHARS),
-            actor=_maybe_text(record, "actor", MAX_NAME_CHARS),
-            role=_maybe_text(record, "role", MAX_NAME_CHARS),
-            session=_maybe_text(record, "session", MAX_SOURCE_CHARS + MAX_NAME_CHARS),
-            position=None if position is None else _count(record, "position"),
-            tags=_tags(record),
-            entities=_texts(record, "entities", MAX_TURN_CHARS),
-            mentions=tuple(
-                Mention(_text(item, "text", MAX_TURN_CHARS), _time(item["start"]), _time(item["end"]))
-                for item in _list(record, "mentions")
-            ),
-            parts=_count(record, "parts"),
-        ),
-        governance=Governance(
-            expires_at=_maybe_time(record.get("expires_at")),
-            priority=_count(record, "priority", least=-MAX_COUNT),
-            sensitivity=Sensitivity(record.get("sensitivity", Sensitivity.NORMAL)),
-            pinned=bool(record.get("pinned", False)),
-            frozen=bool(record.get("frozen", False)),
-        ),
-        behavioural=Behavioural(_count(usage, "access_count"), _maybe_time(usage.get("last_access"))),
-        lineage=tuple(
-            Lineage(Relation(edge["relation"]), _id(edge, "source"), _count(edge, "version", least=1))
-            for edge in _list(record, "lineage")
-        ),
-    )
-
-
-# --- fields, each checked: what is put in here is served to everyone who may read the cube --------------------------
-
-
-def _text(record: Mapping[str, Any], name: str, max_chars: int) -> str:
-    value = record[name]
-    if not isinstance(value, str):
-        raise Invalid(f"{name} is no text")
-    check_text(value, name, max_chars)
-    return value
-
-
-def _id(record: Mapping[str, Any], name: str) -> str:
-    return check_ids([_text(record, name, MAX_NAME_CHARS)])[0]
-
-
-def _maybe_text(record: Mapping[str, Any], name: str, max_chars: int) -> str | None:
-    return None if record.get(name) is None else _text(record, name, max_chars)
-
-
-def _list(record: Mapping[str, Any], name: str) -> Sequence[Any]:
-    value = record.get(name) or ()
-    if not isinstance(value, (list, tuple)):
-        raise Invalid(f"{name} is no list")
-    return value
-
-
-def _texts(record: Mapping[str, Any], name: str, max_chars: int) -> tuple[str, ...]:
-    return tuple(_text({name: item}, name, max_chars) for item in _list(record, name))
-
-
-def _tags(record: Mapping[str, Any]) -> tuple[str, ...]:
-    tags = _texts(record, "tags", MAX_TAG_CHARS)
-    if len(tags) > MAX_TAGS:
-        raise Invalid(f"{len(tags)} tags: at most {MAX_TAGS} are allowed")
-    return tags
-
-
-def _count(record: Mapping[str, Any], name: str, default: int = 0, *, least: int = 0) -> int:
-    value = record.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_COUNT:
-        raise Invalid(f"{name} is no whole number from {least} to {MAX_COUNT}")
-    return value
-
-
-def _time(value: str) -> datetime:
-    if not isinstance(value, str):
-        raise Invalid("a time is no ISO 8601 text")
-    moment = datetime.fromisoformat(value)
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    check_instant(moment, "a time")
-    return moment
-
-
-def _maybe_time(value: str | None) -> datetime | None:
-    return None if value is None else _time(value)
-
-
-def _put(parts: Parts, transaction: Transaction, incoming: Sequence[_Incoming], vectors: dict[str, list[Any]]) -> int:
-    """Insert the memories whose ids are free; how many they were."""
+def _free(transaction: Transaction, incoming: Sequence[Whole]) -> list[int]:
+    """Places of the memories whose ids are free: of several with one id the first."""
     ids = [item.memory.id for item in incoming]
     taken = set(transaction.records(ids))
     taken.update(row[0] for row in transaction.rows("SELECT id FROM tombstones WHERE id IN (SELECT unnest(?))", [ids]))
     places: dict[str, int] = {}
-    for place, item in enumerate(incoming):
-        if item.memory.id not in taken:
-            places.setdefault(item.memory.id, place)
-    fresh = [incoming[place] for place in places.values()]
+    for place, id in enumerate(ids):
+        if id not in taken:
+            places.setdefault(id, place)
+    return list(places.values())
+
+
+def _put(
+    parts: Parts, transaction: Transaction, incoming: Sequence[Whole], vectors: dict[str, list[Any]]
+) -> list[Whole]:
+    """Insert the memories whose ids are free, and say which they were."""
+    places = _free(transaction, incoming)
+    fresh = [incoming[place] for place in places]
     if not fresh:
-        return 0
+        return []
     for cube in dict.fromkeys(item.memory.cube for item in fresh):
         ensure_cube(transaction, cube)
-    by_print = {fingerprint: [rows[place] for place in places.values()] for fingerprint, rows in vectors.items()}
+    by_print = {fingerprint: [rows[place] for place in places] for fingerprint, rows in vectors.items()}
     for cube in dict.fromkeys(item.memory.cube for item in fresh):
         mine = [item.memory.id for item in fresh if item.memory.cube == cube]
         transaction.audit("import", cube, mine)
@@ -338,23 +252,23 @@ def _put(parts: Parts, transaction: Transaction, incoming: Sequence[_Incoming], 
     transaction.link({item.memory.id: item.memory.lineage for item in fresh}, imported=True)
     transaction.insert("usage", ("id", "access_count", "last_access"), list(_usage_rows(fresh)))
     _put_history(parts, transaction, fresh, records)
-    return len(fresh)
+    return fresh
 
 
-def _record(parts: Parts, transaction: Transaction, item: _Incoming, label: int) -> Record:
+def _record(parts: Parts, transaction: Transaction, item: Whole, label: int) -> Record:
     memory = replace(item.memory, lineage=(), behavioural=Behavioural())
     key = memory_key(parts.vault, memory)
     return Record(memory, label, key, item.author, item.change, item.reason, transaction.head.seq)
 
 
-def _usage_rows(items: Sequence[_Incoming]) -> Iterator[tuple[Any, ...]]:
+def _usage_rows(items: Sequence[Whole]) -> Iterator[tuple[Any, ...]]:
     for item in items:
         usage = item.memory.behavioural
         if usage.last_access is not None:
             yield item.memory.id, usage.access_count, stored_time(usage.last_access)
 
 
-def _put_history(parts: Parts, transaction: Transaction, items: Sequence[_Incoming], records: Sequence[Record]) -> None:
+def _put_history(parts: Parts, transaction: Transaction, items: Sequence[Whole], records: Sequence[Record]) -> None:
     rows = [
         row_of(_record(parts, transaction, old, record.label), transaction.connection.sealer)
         for item, record in zip(items, records, strict=True)

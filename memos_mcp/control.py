@@ -164,7 +164,8 @@ def take_in(memos: MemOS, call: Call) -> object:
     records = call.params.get("records")
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise Invalid("'records' must be an array of objects")
-    return asdict(memos.import_memories(records, call.caller, call.progress))
+    rehearsal = call.params.get("dry_run") is True
+    return asdict(memos.import_memories(records, call.caller, call.progress, dry_run=rehearsal))
 
 
 METHODS: dict[str, Callable[[MemOS, Call], object]] = {
