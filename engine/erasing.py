@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cubes import Action, Memory, Relation, State
+from engine.errors import NotAllowed, NotFound
 from engine.lifecycle.states import LIVE, Step, after, state_after
 from engine.operations import ForgetResult, Forgotten, Mode, Receipt
 from engine.parts import Parts, may, memory_key
@@ -54,43 +55,65 @@ class Erasure:
         if not self.named:
             return ForgetResult(not_found=self.missing)
         self.collect()
+        self._check_rights()
         for record in (*self.gone.values(), *self.blanked.values()):
-            may(self.transaction, record, Action.WRITE)
             after(record.memory, Step.ERASE)
         receipt = self._erase()
         forgotten = tuple(Forgotten(id, Mode.ERASE) for id in self.gone)
         return ForgetResult(forgotten=forgotten, not_found=self.missing, receipt=receipt)
 
+    def _check_rights(self) -> None:
+        named = {record.memory.id for record in self.named}
+        for record in (*self.gone.values(), *self.blanked.values()):
+            try:
+                may(self.transaction, record, Action.WRITE)
+            except (NotFound, NotAllowed) as error:
+                if record.memory.id in named:
+                    raise
+                raise NotAllowed(
+                    "what is to be erased was fused into a cube that you may not change: its owner has to erase it; "
+                    "nothing was erased"
+                ) from error
+
     def collect(self) -> None:
         """Follow lineage to everything that holds the content of what was named: after this, `gone` is known."""
         self.gone = {record.memory.id: record for record in self.named}
-        # Texts are split and fused within one cube: an edge between cubes was imported, and no erasure follows it.
         cubes = {record.memory.cube for record in self.named}
         waiting = list(self.gone)
         while waiting:
             around = [*self._sources(waiting), *self._derived(waiting)]
-            found = self.transaction.records(around)
-            waiting = [id for id in around if id in found and id not in self.gone and found[id].memory.cube in cubes]
-            self.gone.update({id: found[id] for id in waiting})
+            reached = self.transaction.records(id for pair in around for id in pair)
+            # Between cubes only what was fused here is followed: a bundle can claim any lineage.
+            sure = queries.made_here(self.transaction.connection, around)
+            near = [
+                id
+                for pair in around
+                for id in pair
+                if id in reached and id not in self.gone and (reached[id].memory.cube in cubes or pair in sure)
+            ]
+            waiting = list(dict.fromkeys(near))
+            self.gone.update({id: reached[id] for id in waiting})
         self._find_wholes()
         self._find_freed()
 
-    def _sources(self, ids: Sequence[str]) -> list[str]:
-        """The parents of fused memories that were named: they hold what the fused memory says.
+    def _sources(self, ids: Sequence[str]) -> list[tuple[str, str]]:
+        """(fused memory that was named, parent): the parents hold what the fused memory says.
 
         Where parents were named beside it, these are what is meant: the others are freed.
         """
         named = {record.memory.id for record in self.named}
-        sources: list[str] = []
+        pairs: list[tuple[str, str]] = []
         for id in named.intersection(ids):
             parents = queries.sources_of(self.transaction.connection, [id], Relation.FUSED_FROM)
             if named.isdisjoint(parents):
-                sources += parents
-        return sources
+                pairs += [(id, parent) for parent in parents]
+        return pairs
 
-    def _derived(self, ids: Sequence[str]) -> list[str]:
+    def _derived(self, ids: Sequence[str]) -> list[tuple[str, str]]:
+        """(what holds some of the content, what it was made of)."""
         kinds = (Relation.PART_OF, Relation.FUSED_FROM)
-        return [id for id, edge in queries.derived_from(self.transaction.connection, ids) if edge.relation in kinds]
+        edges = queries.derived_from(self.transaction.connection, ids)
+        return [(id, edge.source) for id, edge in edges if edge.relation in kinds]
 
     def _behind(self, relation: Relation) -> dict[str, Record]:
         """What goes stands in `relation` to these, which stay."""

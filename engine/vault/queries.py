@@ -99,6 +99,24 @@ def derived_from(connection: Connection, ids: Sequence[str]) -> list[tuple[str, 
     return [(row[0], lineage_of([row[1:]])[0]) for row in rows]
 
 
+def made_here(connection: Connection, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Of (derived, source) those whose lineage came about in this store, and was not only claimed by a file."""
+    rows = connection.execute(
+        "SELECT DISTINCT derived, source FROM lineage WHERE NOT imported"
+        " AND derived IN (SELECT unnest(?::VARCHAR[])) AND source IN (SELECT unnest(?::VARCHAR[]))",
+        [[derived for derived, _ in pairs], [source for _, source in pairs]],
+    ).fetchall()
+    return {(row[0], row[1]) for row in rows}.intersection(pairs)
+
+
+def live(connection: Connection, cube: str) -> list[Record]:
+    """The memories of a cube that are recalled unless more is asked for, in the order of labels."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM memories WHERE cube = ? AND state IN (?, ?) ORDER BY label", [cube, *LIVE_STATES]
+    ).fetchall()
+    return [record_of(row, connection.sealer) for row in rows]
+
+
 def sources_of(connection: Connection, ids: Sequence[str], relation: Relation) -> list[str]:
     """Ids of what `ids` stand in `relation` to, each once."""
     rows = connection.execute(

@@ -16,7 +16,7 @@ from cubes import Lineage, MemCube, Memory, State
 from engine.operations import Caller
 from engine.vault.audit import AUDIT_COLUMNS, FIRST_PREVIOUS, AuditRow, audit_values
 from engine.vault.connection import Connection
-from engine.vault.rows import Record, cube_row, header_json, place_of, record_of, row_of
+from engine.vault.rows import Record, cube_row, header_json, place_of, record_of, row_of, stored_time
 from engine.vault.schema import CUBE_COLUMNS, MEMORY_COLUMNS
 
 if TYPE_CHECKING:
@@ -274,6 +274,14 @@ class Transaction:
         versioned = [(*row, self.caller.principal.name, change, sealed)]
         self.insert("cube_versions", columns, versioned, replace_=True)
         self.cubes_changed = True
+
+    def put_snapshot(self, cube: str, name: str, moment: datetime, revision: int, *, reason: str | None = None) -> None:
+        """Name a moment of a cube, or give the name another one."""
+        place = f"snapshot:{cube}:{name}:reason"
+        sealed = None if reason is None else self.connection.sealer.text(reason, place)
+        row = (cube, name, stored_time(moment), self.caller.principal.name, sealed, revision)
+        columns = ("cube", "name", "moment", "author", "reason", "revision")
+        self.insert("snapshots", columns, [row], replace_=True)
 
     def after(self, effect: Callable[[], None]) -> None:
         """Run `effect` once, on the writer thread, when the transaction is durable."""
