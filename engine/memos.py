@@ -6,6 +6,7 @@ parses nothing and renders nothing: requests and results are the values of `engi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,11 +16,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from cubes import Action, MemCube, Memory, Relation
-from engine import forgetting, fusing, recalling, remembering, transfer, upkeep
+from engine import cube_fusing, forgetting, fusing, recalling, remembering, removing, transfer, upkeep
 from engine import history as versions
 from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
+from engine.cube_operations import FuseCubes, FusedCubes
 from engine.embeddings import Embeddings
-from engine.errors import Invalid, MemosError, NotAllowed, NotFound
+from engine.erasing import note_pending
+from engine.errors import Cancelled, Invalid, MemosError, NotAllowed, NotFound
 from engine.governance.access import granted, no_memory
 from engine.indexer import Indexes
 from engine.operations import (
@@ -147,6 +150,28 @@ class MemOS:
     def fuse(self, request: Fuse, caller: Caller, progress: Progress = silent) -> Fused:
         """Make one memory of several. See `engine.fusing`."""
         return fusing.fuse(self._parts, request, caller, progress)
+
+    def fuse_cubes(self, request: FuseCubes, caller: Caller, progress: Progress = silent) -> FusedCubes:
+        """Make one cube of several. See `engine.cube_fusing`."""
+        return cube_fusing.fuse_cubes(self._parts, request, caller, progress)
+
+    def delete_cube(self, name: str, caller: Caller, reason: str | None = None, progress: Progress = silent) -> int:
+        """Remove a cube with all that it holds, for good and from every file; how many memories that were.
+
+        See `engine.removing`.
+        """
+
+        def job(transaction: Transaction) -> int:
+            held = removing.remove(self._parts, transaction, name, reason=reason)
+            note_pending(transaction, [name], transaction.head.seq)
+            return held
+
+        progress(0, 2, "deleting")
+        held = self._parts.vault.write(job, caller)
+        with contextlib.suppress(Cancelled):  # it is deleted: there is nothing left to stop
+            progress(1, 2, "removing every copy")
+        self._forgetting.clean()
+        return held
 
     # --- time --------------------------------------------------------------------------------------------------
 
@@ -333,7 +358,7 @@ class MemOS:
 
     def _committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
         self._parts.indexes.apply(changes, transaction)
-        cubes = dict.fromkeys(change.cube for change in changes)
+        cubes = transaction.cubes | dict.fromkeys(change.cube for change in changes)
         for cube in cubes:
             ids = tuple(dict.fromkeys(change.id for change in changes if change.cube == cube))
             self._tell(Event(transaction.revision, cube, ids, "changed", transaction.cubes_changed))

@@ -25,12 +25,22 @@ class Place(Enum):
     CUBES = "memos://cubes"
     CUBE = "memos://cubes/{cube}"
     MEMORIES = "memos://cubes/{cube}/memories{?cursor,kind,tag,state}"
+    SNAPSHOTS = "memos://cubes/{cube}/snapshots"
+    CUBE_HISTORY = "memos://cubes/{cube}/history"
     ARTIFACTS = "memos://cubes/{cube}/artifacts"
     MEMORY = "memos://memories/{id}"
     HISTORY = "memos://memories/{id}/history"
     STATUS = "memos://status"
 
 
+OF_A_CUBE = {
+    (): Place.CUBE,
+    ("memories",): Place.MEMORIES,
+    ("snapshots",): Place.SNAPSHOTS,
+    ("history",): Place.CUBE_HISTORY,
+    ("artifacts",): Place.ARTIFACTS,
+}
+OF_A_MEMORY = {(): Place.MEMORY, ("history",): Place.HISTORY}
 FILTERS = ("cursor", "kind", "tag", "state")
 
 
@@ -67,11 +77,10 @@ def _at(steps: list[str]) -> Address | None:
         case ["status"]:
             return Address(Place.STATUS)
         case ["cubes", cube, *rest] if is_cube_name(cube):
-            places = {(): Place.CUBE, ("memories",): Place.MEMORIES, ("artifacts",): Place.ARTIFACTS}
-            place = places.get(tuple(rest))
+            place = OF_A_CUBE.get(tuple(rest))
             return Address(place, cube) if place else None
         case ["memories", memory, *rest] if ID.match(memory) and len(memory) <= MAX_ID_CHARS:
-            place = {(): Place.MEMORY, ("history",): Place.HISTORY}.get(tuple(rest))
+            place = OF_A_MEMORY.get(tuple(rest))
             return Address(place, memory) if place else None
     return None
 
@@ -108,8 +117,8 @@ def canonical(uri: str) -> str | None:
 
 
 def touched(event: Event) -> set[str]:
-    """The canonical addresses of what reads otherwise after `event`."""
-    cube = (Place.CUBE, Place.MEMORIES, Place.ARTIFACTS)
-    memory = (Place.MEMORY, Place.HISTORY)
-    addresses = {spell(Place.CUBES), spell(Place.STATUS), *(spell(place, event.cube) for place in cube)}
-    return addresses | {spell(place, memory_id) for place in memory for memory_id in event.ids}
+    """The canonical addresses of what reads otherwise after `event`: of the lists, of its cube, of its memories."""
+    addresses = {spell(Place.CUBES), spell(Place.STATUS)}
+    if event.cube:
+        addresses |= {spell(place, event.cube) for place in OF_A_CUBE.values()}
+    return addresses | {spell(place, memory_id) for place in OF_A_MEMORY.values() for memory_id in event.ids}

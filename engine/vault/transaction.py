@@ -66,6 +66,7 @@ class Transaction:
     caller: Caller
     changes: list[Change] = field(default_factory=list)
     cubes_changed: bool = False
+    cubes: dict[str, None] = field(default_factory=dict)  # what the audit rows are about, in order: these changed
     written: bool = False
     revision: int = 0  # the vault's revision once this job's changes are in it; set when the job has run
     _after: list[Callable[[], None]] = field(default_factory=list)
@@ -135,6 +136,8 @@ class Transaction:
         )
         hashed = row.hash()
         self.insert("audit", AUDIT_COLUMNS, [audit_values(row, hashed, self.connection.sealer)])
+        if cube:
+            self.cubes[cube] = None
         self.head.seq, self.head.hash = row.seq, hashed
         return row.seq
 
