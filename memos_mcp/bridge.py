@@ -39,14 +39,14 @@ WATCH_S = 5.0  # how often that is looked at
 END_OF_INPUT, END_OF_OUTPUT, ANSWERED = "end of input", "end of output", "answered"
 
 
-def main(data: Path | None = None) -> int:
+def main(data: Path | None = None, toolsets: str | None = None) -> int:
     """Be the bridge of the standard streams until they end. Returns the exit status."""
     if sys.platform == "win32":
         import msvcrt
 
         for fd in (0, 1):
             msvcrt.setmode(fd, os.O_BINARY)
-    return Bridge(data or data_folder()).run()
+    return Bridge(data or data_folder(), toolsets=dial.toolsets(toolsets)).run()
 
 
 def data_folder() -> Path:
@@ -60,11 +60,19 @@ def data_folder() -> Path:
 
 
 class Bridge:
-    def __init__(self, data: Path, *, stdin: int = 0, stdout: int = 1, patience_s: float = dial.PATIENCE_S) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        stdin: int = 0,
+        stdout: int = 1,
+        patience_s: float = dial.PATIENCE_S,
+        toolsets: tuple[str, ...] = (),
+    ) -> None:
         self._data = data
         self._stdin = stdin
         self._patience_s = patience_s
-        self._hello = Hello("mcp", dial.new_session())
+        self._hello = Hello("mcp", dial.new_session(), toolsets=toolsets)
         self._events: queue.SimpleQueue[str | int] = queue.SimpleQueue()  # its put is safe in a signal handler
         self._outbox = Outbox(stdout, lambda: self._events.put(END_OF_OUTPUT))
         self._conversation = Conversation()

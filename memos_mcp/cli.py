@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return daemon(arguments[1:])
     if not arguments and _piped():
-        return _bridge(None)
+        return _bridge(None, None)
     from memos_mcp.commands.arguments import parser
 
     words = parser()
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _tell_the_daemon(options)
     if options.command is None:
         if _piped():
-            return _bridge(getattr(options, "data", None))
+            return _bridge(getattr(options, "data", None), options.toolsets)
         words.print_help()
         return 0
     return _command(options, words)
@@ -49,10 +49,10 @@ def _piped() -> bool:
     return sys.stdin is not None and not sys.stdin.isatty()
 
 
-def _bridge(data: Path | None) -> int:
+def _bridge(data: Path | None, toolsets: str | None) -> int:
     from memos_mcp.bridge import main as bridge
 
-    return bridge(data)
+    return bridge(data, toolsets)
 
 
 def _tell_the_daemon(options: argparse.Namespace) -> None:

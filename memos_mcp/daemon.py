@@ -175,9 +175,10 @@ def _load(settings: Settings, toolsets: Sequence[str]) -> Opened:
 
         with ThreadPoolExecutor(1) as thread:
             memos = thread.submit(_patiently, lambda: MemOS.open(settings, announce=logger.info))
-            from memos_mcp.server import build_server
+            from memos_mcp.server import Servers
 
-            return Opened(memos.result(), build_server(memos.result(), toolsets=toolsets, version=VERSION))
+            servers = Servers(memos.result(), tuple(toolsets), version=VERSION)
+            return Opened(memos.result(), servers.usual, servers.with_toolsets)
     finally:
         gc.enable()
 

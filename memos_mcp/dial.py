@@ -51,6 +51,7 @@ class Hello:
     session: str
     client: str = ""
     version: str = VERSION
+    toolsets: tuple[str, ...] = ()  # which tools this connection is to have; none named: the daemon's own choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,12 @@ class Link:
 
 def new_session() -> str:
     return os.urandom(16).hex()
+
+
+def toolsets(given: str | None) -> tuple[str, ...]:
+    """The names in `given`, or in `MEMOS_TOOLSETS`, between commas. Which there are is for the daemon to say."""
+    names = os.environ.get("MEMOS_TOOLSETS", "") if given is None else given
+    return tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
 
 
 def connect(data: Path, hello: Hello, *, start: bool = True, patience_s: float = PATIENCE_S) -> Link:
@@ -135,6 +142,7 @@ def dial(published: Endpoint, hello: Hello, silence_s: float) -> Link:
         "session": hello.session,
         "version": hello.version,
         "client": hello.client,
+        "toolsets": hello.toolsets,
     }
     try:
         sock.sendall(json.dumps(greeting).encode() + b"\n")

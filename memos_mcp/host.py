@@ -61,10 +61,14 @@ ON_PURPOSE = frozenset({"stop", "SIGTERM", "SIGINT", "SIGHUP", "HTTP has ended"}
 
 @dataclass(frozen=True)
 class Opened:
-    """What is loaded beside the listening loop."""
+    """What is loaded beside the listening loop. `server_with` gives the server of other toolsets than the usual ones.
+
+    All servers share one lifespan: they differ only in the tools that they list.
+    """
 
     memos: MemOS
     server: Server[Any]
+    server_with: Callable[[tuple[str, ...]], Server[Any]]
 
 
 Http = Callable[["Host", Opened, Any], Awaitable[None]]
@@ -261,10 +265,15 @@ class Host:
 
         if await self._wait_until_ready(lines):
             assert self.opened is not None
+            try:
+                server = self.opened.server_with(_names(hello.get("toolsets")))
+            except MemosError as error:
+                await lines.write(_refusal(error.code, str(error)))
+                return
             bridge = McpSocket(lines, session, client)
             with self._counted(self._bridges, bridge):
                 await lines.write(self._accepted())
-                await bridge.serve(self.opened.server, self._lifespan)
+                await bridge.serve(server, self._lifespan)
 
     async def _hello(self, lines: Lines) -> dict[str, Any] | None:
         """What the client introduced itself with; None when it is refused, or nothing came."""
@@ -326,6 +335,10 @@ def sweep(memos: MemOS) -> None:
 
 def _refusal(code: str, message: str) -> bytes:
     return compact({"error": {"code": code, "message": message}})
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(str(name) for name in value) if isinstance(value, list) else ()
 
 
 def _number(value: object) -> int:

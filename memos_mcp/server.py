@@ -144,6 +144,29 @@ def build_server(memos: MemOS, *, toolsets: Sequence[str] = (CORE,), version: st
     return server
 
 
+class Servers:
+    """The servers of one open engine, by the toolsets that a connection asked for. They differ only in their tools."""
+
+    def __init__(self, memos: MemOS, usual: tuple[str, ...], *, version: str) -> None:
+        self._memos, self._version = memos, version
+        self.usual = build_server(memos, toolsets=usual, version=version)
+        self._built: dict[frozenset[str], MemoryServer] = {frozenset(usual): self.usual}
+
+    def with_toolsets(self, names: Sequence[str]) -> MemoryServer:
+        """The server of these toolsets; none named: of the usual ones.
+
+        Raises:
+            Invalid: a toolset of that name does not exist.
+        """
+        if not names:
+            return self.usual
+        in_toolsets(names)  # before anything is kept: there are only so many combinations of names that exist
+        wanted = frozenset(names)
+        if wanted not in self._built:
+            self._built[wanted] = build_server(self._memos, toolsets=tuple(names), version=self._version)
+        return self._built[wanted]
+
+
 async def _on_initialized(ctx: Context, params: NotificationParams) -> None:
     """Every handshake-era client hears when the list of resources changes."""
     if not is_modern(ctx):

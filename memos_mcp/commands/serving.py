@@ -13,11 +13,12 @@ from typing import Any, cast
 
 import anyio
 
-from memos_mcp import daemon
+from memos_mcp import daemon, dial
 from memos_mcp.auth import TokenFile
 from memos_mcp.commands.session import Failure, Session
 from memos_mcp.host import Host, Opened
 from memos_mcp.server import MemoryServer
+from memos_mcp.tools import in_toolsets
 from memos_mcp.transports import HEALTH_PATH, MCP_PATH, SSE_PATH, HttpSettings, check_bind, http_app, http_server
 from memos_mcp.version import VERSION
 
@@ -26,7 +27,8 @@ def serve(session: Session, options: argparse.Namespace) -> int:
     settings = _settings(options)
     tokens = TokenFile(session.settings.data)
     check_bind(settings.host, tokens.tokens())
-    toolsets = tuple(name.strip() for name in (options.toolsets or "core").split(","))
+    toolsets = dial.toolsets(options.toolsets) or ("core",)
+    in_toolsets(toolsets)  # a wrong name is told before anything is opened
     with contextlib.closing(_port(settings)) as sock:
         host, port = sock.getsockname()[:2]
 
