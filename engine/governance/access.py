@@ -7,7 +7,7 @@ say `NotFound`, so that names do not leak.
 
 from __future__ import annotations
 
-from cubes import Action, MemCube, Scope
+from cubes import Action, MemCube, Scope, Sensitivity
 from engine.errors import NotAllowed, NotFound
 from engine.operations import Principal
 
@@ -37,6 +37,15 @@ def allowed(principal: Principal, cube: MemCube, action: Action) -> bool:
         return True
     scopes = {Action.READ: cube.policy.read, Action.WRITE: cube.policy.write, Action.SHARE: cube.policy.share}
     return scopes.get(action, Scope.PRIVATE) is not Scope.PRIVATE
+
+
+def clearance(principal: Principal, cube: MemCube) -> frozenset[Sensitivity]:
+    """How sensitive the memories of `cube` may be that the principal sees; what is beyond does not exist for it."""
+    if granted(principal, cube.name, Action.ADMIN):
+        return frozenset(Sensitivity)
+    if granted(principal, cube.name, Action.READ):
+        return frozenset({Sensitivity.NORMAL, Sensitivity.PERSONAL})
+    return frozenset({Sensitivity.NORMAL}) if allowed(principal, cube, Action.READ) else frozenset()
 
 
 def require(principal: Principal, cube: MemCube, action: Action) -> None:
