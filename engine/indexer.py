@@ -263,6 +263,15 @@ class Indexes:
             slot.index.save(self.folder(cube), slot.revision, self._facts(cube, slot.embedder))
             slot.unsaved = 0
 
+    def drop(self, cube: str) -> None:
+        """Let go of the index of a cube that was removed, and of its snapshot."""
+        with self._guard:
+            slot = self._slots.pop(cube, None)
+        if slot is not None:
+            with slot.lock:
+                slot.ready.clear()
+        shutil.rmtree(self.folder(cube), ignore_errors=True)
+
     def folder(self, cube: str) -> Path:
         """Named by a digest: cube names may hold characters that a file system does not take."""
         return self._folder / hashlib.sha256(cube.encode()).hexdigest()[:24]
@@ -271,9 +280,11 @@ class Indexes:
         """What a snapshot must agree with. Vectors that come later than their memory change no revision, but this."""
         with self._vault.reading() as connection:
             lacking = queries.without_vectors(connection, cube, embedder) if embedder else 0
+            made = queries.made_under(connection, cube)
         return {
             "lacking": lacking,
             "cube": cube,
+            "made": made,  # a cube that was removed and made again is another one
             "store": self._vault.store_id,
             "incarnation": self._vault.incarnation,
             "embedder": embedder,

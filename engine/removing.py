@@ -11,6 +11,7 @@ from cubes import Action
 from engine.errors import Frozen, NotFound
 from engine.governance.access import no_cube, require
 from engine.lifecycle.states import Step, state_after
+from engine.parts import Parts
 from engine.vault import Transaction, queries
 
 BATCH = 1_000  # memories that are looked at together
@@ -37,8 +38,10 @@ ORDER BY edge.source
 """
 
 
-def remove(transaction: Transaction, name: str, change: str = "delete_cube", *, reason: str | None = None) -> int:
-    """Remove the cube `name`; how many memories it held.
+def remove(
+    parts: Parts, transaction: Transaction, name: str, change: str = "delete_cube", *, reason: str | None = None
+) -> int:
+    """Remove the cube `name`; how many memories it held. Its index goes when the transaction is durable.
 
     Raises:
         NotFound: there is no such cube.
@@ -64,6 +67,7 @@ def remove(transaction: Transaction, name: str, change: str = "delete_cube", *, 
     tombstone = (f"cube:{revision}", transaction.head.label, name, revision)
     transaction.insert("tombstones", ("id", "label", "cube", "revision"), [tombstone])
     transaction.cubes_changed = True
+    transaction.after(lambda: parts.indexes.drop(name))
     return int(count)
 
 

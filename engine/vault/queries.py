@@ -154,6 +154,12 @@ def cube(connection: Connection, name: str) -> MemCube | None:
     return None if row is None else cube_of(row, connection.sealer)
 
 
+def made_under(connection: Connection, name: str) -> int:
+    """The revision under which a cube was made."""
+    row = connection.execute("SELECT min(revision) FROM cube_versions WHERE name = ?", [name]).fetchone()
+    return int(row[0]) if row and row[0] is not None else 0
+
+
 def counts(connection: Connection, column: str, cube: str | None = None) -> tuple[tuple[str, int], ...]:
     """Number of memories by `state` or `kind`."""
     assert column in ("state", "kind")
