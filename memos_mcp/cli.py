@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _tell_the_daemon(options)
     if options.command is None:
         if _piped():
-            return _bridge(getattr(options, "data", None), options.toolsets)
+            return _bridge(getattr(options, "data", None), getattr(options, "toolsets", None))
         words.print_help()
         return 0
     return _command(options, words)

@@ -8,12 +8,10 @@ the command.
 from __future__ import annotations
 
 import argparse
-import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
+from memos_mcp.commands.command import Command
+from memos_mcp.commands.cube_arguments import AUDIT, CUBE, GOVERN, MOUNTING, SENSITIVITIES
 from memos_mcp.version import VERSION
 
 KINDS = ("fact", "preference", "event", "procedure", "document", "message")
@@ -29,23 +27,6 @@ EPILOGUE = """\
 The data folder is --data, or MEMOS_DATA, or the platform's folder for user data.
 Exit codes: 0 done, 1 refused or failed (one line on standard error says why), 2 wrong usage."""
 
-Run = Callable[[Any, argparse.Namespace], int]
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """`does` names the function as `module:function` below this package; a command with parts does nothing itself."""
-
-    name: str
-    summary: str
-    does: str = ""
-    options: Callable[[argparse.ArgumentParser], None] | None = None
-    parts: tuple[Command, ...] = ()
-
-    def load(self) -> Run:
-        module, function = self.does.split(":")
-        return cast(Run, getattr(importlib.import_module(f"memos_mcp.commands.{module}"), function))
-
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
@@ -57,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _global_options(top)
+    _toolsets(top)
     top.add_argument("--version", action="version", version=f"memos-mcp {VERSION}")
     _add_commands(top, COMMANDS, "command")
     return top
@@ -100,6 +82,15 @@ def _global_options(target: argparse.ArgumentParser) -> None:
     )
 
 
+def _toolsets(target: argparse.ArgumentParser) -> None:
+    target.add_argument(
+        "--toolsets",
+        metavar="NAMES",
+        default=argparse.SUPPRESS,
+        help="which tools assistants get: core (default), lifecycle, cubes, with commas between; or MEMOS_TOOLSETS",
+    )
+
+
 # --- the four tools -----------------------------------------------------------------------------------------------
 
 
@@ -114,6 +105,7 @@ def _remember(p: argparse.ArgumentParser) -> None:
     p.add_argument("--occurred-at", metavar="WHEN", help="when it happened: an ISO date or datetime")
     p.add_argument("--expires-in-days", type=float, metavar="DAYS")
     p.add_argument("--source", help="where it comes from: a URL, a file, a conversation")
+    p.add_argument("--sensitivity", choices=SENSITIVITIES, help="who may see it (default normal)")
     p.add_argument("--supersedes", action="append", metavar="ID", help="a memory that this replaces; may be repeated")
 
 
@@ -157,6 +149,8 @@ def _fuse(p: argparse.ArgumentParser) -> None:
     p.add_argument("ids", nargs="*", metavar="ID", help="two or more memories to make one of")
     p.add_argument("--content", metavar="TEXT", help="what the fused memory is to say; - reads standard input")
     p.add_argument("--cube", help="alone: propose groups worth fusing in this cube")
+    p.add_argument("--cubes", nargs="+", metavar="CUBE", help="two or more cubes to make one of")
+    p.add_argument("--into", metavar="CUBE", help="with --cubes: the name of the fused cube")
     p.add_argument("--dry-run", action="store_true", default=None, help="say what would happen")
 
 
@@ -199,7 +193,7 @@ def _restore_backup(p: argparse.ArgumentParser) -> None:
 def _serve(p: argparse.ArgumentParser) -> None:
     p.add_argument("--host", help="where HTTP listens (default 127.0.0.1); elsewhere needs a token")
     p.add_argument("--port", type=int, help="HTTP port (default 8765; 0 takes a free one)")
-    p.add_argument("--toolsets", metavar="NAMES", help="comma-separated (default core)")
+    _toolsets(p)
     p.add_argument("--require-token", action="store_true", help="ask for a token on this machine too")
     p.add_argument("--allow-host", action="append", metavar="HOST", help="a further Host header to accept")
     p.add_argument("--allow-origin", action="append", metavar="ORIGIN", help="a further Origin header to accept")
@@ -228,6 +222,10 @@ COMMANDS = (
     Command("fuse", "make one memory of several", "memory:fuse", _fuse),
     Command("history", "show every version of a memory", "memory:history", _history),
     Command("restore", "bring a memory back to an earlier version", "memory:restore", _restore),
+    GOVERN,
+    CUBE,
+    *MOUNTING,
+    AUDIT,
     Command("import", "take in memories from a file", "files:take_in", _import),
     Command("export", "write out every memory with its whole header", "files:write_out", _export),
     Command("backup", "write a copy of the whole store to a file", "files:backup", _backup),

@@ -27,7 +27,7 @@ def serve(session: Session, options: argparse.Namespace) -> int:
     settings = _settings(options)
     tokens = TokenFile(session.settings.data)
     check_bind(settings.host, tokens.tokens())
-    toolsets = dial.toolsets(options.toolsets) or ("core",)
+    toolsets = dial.toolsets(getattr(options, "toolsets", None)) or ("core",)
     in_toolsets(toolsets)  # a wrong name is told before anything is opened
     with contextlib.closing(_port(settings)) as sock:
         host, port = sock.getsockname()[:2]
