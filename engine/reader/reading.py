@@ -47,6 +47,12 @@ def read(request: Remember, now: datetime, is_ours: IsOurs = lambda id, content:
     return Reading(tuple(drafts))
 
 
+def draft_text(request: Remember, now: datetime) -> tuple[Draft, ...]:
+    """Drafts of a text that is kept as it is, whatever it holds: the whole, then the pieces that cover a long one."""
+    tags = tuple(dict.fromkeys(tag.strip() for tag in request.tags))
+    return tuple(_from_content(request, tags, now, lambda id, content: False))
+
+
 def _from_content(request: Remember, tags: tuple[str, ...], now: datetime, is_ours: IsOurs) -> Iterator[Draft]:
     assert request.content is not None
     rest, echoed = take_out(request.content, is_ours)

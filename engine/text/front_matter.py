@@ -53,7 +53,7 @@ def part(text: str) -> Parted:
     return Parted(text[found.end() :], fields) if isinstance(fields, dict) else Parted(text)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # it comes without types
     """YAML's plain data, bounded."""
 
     depth = 0
