@@ -182,23 +182,28 @@ class Embeddings:
         )
         return int(rows[0][0])
 
+    def awaits(self, count: int) -> None:
+        """So many memories more lack vectors: recall says so until the background has filled them in."""
+        with self._lock:
+            self._lacking = 0 if self.configured is None else max(0, self._lacking + count)
+
     def fill(self, stopped: Callable[[], bool], applied: Callable[[str, Vectors], None]) -> bool:
         """Give every memory a vector of the configured embedder, in small transactions; True: none is missing.
 
         `applied(id, vectors)` is told, on the writer thread, of vectors that the active index should have.
         """
         while self.configured is not None and not stopped():
-            model, print_ = self.configured, fingerprint(self.configured)
+            model, print_, noted = self.configured, fingerprint(self.configured), self._lacking
             with self._vault.reading() as connection:
                 lacking = [record.memory for record in queries.lacking_vectors(connection, print_, BATCH_MEMORIES)]
             if not lacking:
-                self._lacking = 0
+                self.awaits(-noted)  # not 0: others may have been stored meanwhile
                 return True
             vectors = self._passages(model, [None if m.descriptive.parts else m.content for m in lacking])
             if vectors is None:
                 return False
             self._vault.write(self._filling(model, print_, lacking, vectors, applied), SYSTEM)
-            self._lacking = max(0, self._lacking - len(lacking))
+            self.awaits(-len(lacking))
         return False
 
     def _filling(

@@ -33,6 +33,7 @@ WAIT_S = 10.0  # how long a recall waits for an index that is being loaded
 REPLAY_ROWS = 5_000  # memories read from the vault at a time
 SAVE_AFTER_CHANGES = 2_000  # a snapshot this far behind is written again at the next sweep
 Prepared = dict[str, tuple[CubeIndex, int]]  # cube -> an index that is not in use yet, and the revision that it has
+Stored = dict[str, NDArray[np.float32] | None]  # id -> the vectors that the vault holds of it
 log = logging.getLogger(__name__)
 
 
@@ -171,28 +172,34 @@ class Indexes:
                 if slot.index is None or not slot.ready.is_set():
                     continue  # whoever loads it will read these changes from the vault
                 try:
-                    for change in changes:
-                        if change.cube == cube:
-                            self._follow_change(slot, slot.index, change)
-                            slot.unsaved += 1
+                    mine = [change for change in changes if change.cube == cube]
+                    stored = self._stored_vectors(slot, mine)
+                    for change in mine:
+                        self._follow_change(slot.index, change, stored)
+                        slot.unsaved += 1
                 except BaseException:
                     slot.ready.clear()  # half of it is in: the next recall reads it from the vault again
                     raise
                 slot.revision = transaction.revision
 
-    def _follow_change(self, slot: _Slot, index: CubeIndex, change: Change) -> None:
+    def _follow_change(self, index: CubeIndex, change: Change, stored: Stored) -> None:
         if change.record is None:
             index.remove(change.label)
         else:
-            follow(index, change.record, self._change_vectors(slot, change))
+            follow(index, change.record, stored.get(change.id, change.vectors))
 
-    def _change_vectors(self, slot: _Slot, change: Change) -> NDArray[np.float32] | None:
-        """Of the embedder that the index has, which may have become another one while the change was made."""
-        if change.vectors is not None and change.embedder == slot.embedder:
-            return change.vectors
+    def _stored_vectors(self, slot: _Slot, changes: Sequence[Change]) -> Stored:
+        """For changes that bring no vectors of the embedder that the index has: those that the vault holds.
+
+        The embedder may have become another one while the change was made.
+        """
+        lacking = [c for c in changes if c.record is not None and (c.vectors is None or c.embedder != slot.embedder)]
+        if not lacking:
+            return {}
+        ids = [change.id for change in lacking]
         with self._vault.reading() as connection:
-            stored = queries.vectors(connection, slot.embedder, [change.id])
-        return as_matrices(stored, self._embeddings.dimension).get(change.id)
+            stored = queries.vectors(connection, slot.embedder, ids)
+        return {**dict.fromkeys(ids), **as_matrices(stored, self._embeddings.dimension)}
 
     def applied(self, id: str, vectors: NDArray[np.float32]) -> None:
         """A memory got its vectors later than its content."""
@@ -310,7 +317,9 @@ def as_matrices(stored: dict[str, bytes], dimension: int | None) -> dict[str, ND
 
 def follow(index: CubeIndex, record: Record, vectors: NDArray[np.float32] | None) -> None:
     """Bring one memory up to date in an index. The whole of a long text is not in it: its pieces are."""
-    if not record.memory.descriptive.parts:
+    if record.memory.descriptive.parts:
+        index.remove(record.label)  # it may have been short before
+    else:
         index.apply(entry_of(record), vectors)
 
 
