@@ -41,7 +41,8 @@ class Record:
     author: str
     change: str
     reason: str | None
-    revision: int
+    revision: int  # grows with use and erasure as well
+    recorded: int = 0  # the revision under which this version came to be; 0: it comes to be under `revision`
 
 
 def stored_time(moment: datetime | None) -> datetime | None:
@@ -107,6 +108,7 @@ def row_of(record: Record, sealer: Sealer) -> tuple[Any, ...]:
         record.revision,
         memory.governance.sensitivity.value,
         about.parts,
+        record.recorded or record.revision,
     )
 
 
@@ -151,7 +153,7 @@ def record_of(row: Sequence[Any], sealer: Sealer) -> Record:
         governance=rules,
     )
     reason = None if row[17] is None else sealer.read_text(row[17], f"{place}reason")
-    return Record(memory, row[1], row[7], row[15], row[16], reason, row[18])
+    return Record(memory, row[1], row[7], row[15], row[16], reason, row[18], row[21])
 
 
 def lineage_of(rows: Sequence[Sequence[Any]]) -> tuple[Lineage, ...]:

@@ -35,6 +35,7 @@ MEMORY_COLUMNS = (
     "revision",
     "sensitivity",
     "parts",
+    "recorded",
 )
 CUBE_COLUMNS = ("name", "owner", "version", "created_at", "updated_at", "header", "mounted", "revision")
 
@@ -104,6 +105,14 @@ ALTER TABLE memories ADD COLUMN sensitivity VARCHAR DEFAULT 'normal';
 ALTER TABLE memories ADD COLUMN parts INTEGER DEFAULT 0;   -- pieces of a long text: the whole is in no index
 ALTER TABLE versions ADD COLUMN sensitivity VARCHAR DEFAULT 'normal';
 ALTER TABLE versions ADD COLUMN parts INTEGER DEFAULT 0;
+ALTER TABLE memories ADD COLUMN recorded BIGINT DEFAULT 0;  -- revision under which this version came to be: time travel
+ALTER TABLE versions ADD COLUMN recorded BIGINT DEFAULT 0;
+UPDATE memories SET recorded = least(revision, found.seq) FROM (
+    SELECT id, seq FROM memories ASOF JOIN (SELECT recorded_at, max(seq) AS seq FROM audit GROUP BY recorded_at) AS a
+    ON updated_at >= a.recorded_at) AS found WHERE memories.id = found.id;
+UPDATE versions SET recorded = least(revision, found.seq) FROM (
+    SELECT id, version, seq FROM versions ASOF JOIN (SELECT recorded_at, max(seq) AS seq FROM audit GROUP BY recorded_at)
+    AS a ON updated_at >= a.recorded_at) AS found WHERE versions.id = found.id AND versions.version = found.version;
 UPDATE memories SET sensitivity = header::JSON ->> 'sensitivity', parts = (header::JSON ->> 'parts')::INTEGER;
 UPDATE versions SET sensitivity = header::JSON ->> 'sensitivity', parts = (header::JSON ->> 'parts')::INTEGER;
 ALTER TABLE cubes ADD COLUMN header VARCHAR DEFAULT '{}';  -- the rest of the cube's header, JSON
@@ -133,6 +142,7 @@ CREATE TABLE artifacts (      -- what was derived for a local model; the bytes l
     revision BIGINT NOT NULL
 );
 ALTER TABLE lineage ADD COLUMN imported BOOLEAN DEFAULT false;  -- said by a file, not seen to happen here
+ALTER TABLE tombstones ADD COLUMN sensitivity VARCHAR DEFAULT 'normal';  -- who could not see it hears of no erasure
 """
 
 
