@@ -129,9 +129,9 @@ def restore(memos: MemOS, call: Call) -> object:
 
 
 def cubes(memos: MemOS, call: Call) -> object:
-    from memos_mcp import render
+    from memos_mcp import render_cubes
 
-    return {"cubes": [render.cube_view(view) for view in memos.cubes(call.caller)]}
+    return {"cubes": [render_cubes.cube_view(view) for view in memos.cubes(call.caller)]}
 
 
 def status(memos: MemOS, call: Call) -> object:
@@ -168,6 +168,23 @@ def take_in(memos: MemOS, call: Call) -> object:
     return asdict(memos.import_memories(records, call.caller, call.progress, dry_run=rehearsal))
 
 
+OF_CUBES = (
+    *("cube", "diff", "delete_cube", "pack", "install", "publish", "shelf"),
+    *("mount", "unmount", "mounts", "audit", "verify_audit"),
+)
+
+
+def _about_cubes(name: str) -> Callable[[MemOS, Call], object]:
+    """A method of `control_cubes`, which is loaded when one is asked for: the daemon's start does not wait for it."""
+
+    def run(memos: MemOS, call: Call) -> object:
+        from memos_mcp import control_cubes
+
+        return control_cubes.METHODS[name](memos, call)
+
+    return run
+
+
 METHODS: dict[str, Callable[[MemOS, Call], object]] = {
     "tool": tool,
     "history": history,
@@ -178,6 +195,7 @@ METHODS: dict[str, Callable[[MemOS, Call], object]] = {
     "backup": backup,
     "export": export,
     "import": take_in,
+    **{name: _about_cubes(name) for name in OF_CUBES},
 }
 
 

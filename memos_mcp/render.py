@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from cubes import MemCube, Memory
-from engine.operations import CubeView, EngineStatus, MemoryView, Receipt, Recollection, Version
+from cubes import Governance, Memory
+from engine.operations import EngineStatus, MemoryView, Receipt, Recollection, Version
 
 SCORE_DIGITS = 3
 
@@ -63,17 +63,22 @@ def header(memory: Memory) -> dict[str, Any]:
                 for mention in about.mentions
             ],
         },
-        "governance": {
-            "expires_at": when(rules.expires_at),
-            "priority": rules.priority,
-            "sensitivity": rules.sensitivity.value,
-            "pinned": rules.pinned,
-            "frozen": rules.frozen,
-        },
+        "governance": governance(rules),
         "behavioural": {"access_count": use.access_count, "last_access": when(use.last_access)},
         "lineage": [
             {"relation": edge.relation.value, "source": edge.source, "version": edge.version} for edge in memory.lineage
         ],
+    }
+
+
+def governance(rules: Governance) -> dict[str, Any]:
+    """How a memory is to be treated."""
+    return {
+        "expires_at": when(rules.expires_at),
+        "priority": rules.priority,
+        "sensitivity": rules.sensitivity.value,
+        "pinned": rules.pinned,
+        "frozen": rules.frozen,
     }
 
 
@@ -113,34 +118,6 @@ def version(row: Version) -> dict[str, Any]:
         "reason": row.reason,
         "state": row.state.value,
         "content": row.content,
-    }
-
-
-def cube(header: MemCube) -> dict[str, Any]:
-    """A cube's own header."""
-    return {
-        "name": header.name,
-        "description": header.description,
-        "owner": header.owner,
-        "version": header.version,
-        "created_at": when(header.created_at),
-        "updated_at": when(header.updated_at),
-        "policy": {
-            "read": header.policy.read.value,
-            "write": header.policy.write.value,
-            "share": header.policy.share.value,
-        },
-    }
-
-
-def cube_view(view: CubeView) -> dict[str, Any]:
-    """A cube and what it holds."""
-    return {
-        **cube(view.cube),
-        "memories": view.memories,
-        "states": dict(view.states),
-        "kinds": dict(view.kinds),
-        "revision": view.revision,
     }
 
 

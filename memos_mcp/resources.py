@@ -32,9 +32,9 @@ from mcp_types import (
 from cubes import KINDS, Kind, Memory, State
 from engine.errors import Invalid, NotAllowed, NotFound
 from engine.operations import Caller, CubeView
-from memos_mcp import render
+from memos_mcp import render, render_cubes
 from memos_mcp.service import Context, caller_of, is_modern
-from memos_mcp.uris import Address, Place, parse, spell
+from memos_mcp.uris import OF_A_CUBE, OF_A_MEMORY, Address, Place, parse, spell
 from memos_mcp.wire import encodable, shown
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ DESCRIPTIONS = {
     Place.STATUS: ("status", "How the store is: counts, embedder, indexes, last backup"),
     Place.CUBE: ("cube", "One cube: its header, policy and counts"),
     Place.MEMORIES: ("memories of a cube", "The memories of one cube, in pages, filtered by kind, tag or state"),
+    Place.SNAPSHOTS: ("snapshots of a cube", "The named moments of one cube, to which it can be rolled back"),
+    Place.CUBE_HISTORY: ("history of a cube", "Every version of one cube's header, oldest first"),
     Place.ARTIFACTS: ("artifacts of a cube", "What was derived from the cube for a local model"),
     Place.MEMORY: ("memory", "One memory with header and lineage, as JSON and as Markdown"),
     Place.HISTORY: ("history of a memory", "Every version of one memory, oldest first"),
@@ -66,7 +68,7 @@ async def on_list(ctx: Context, params: PaginatedRequestParams | None) -> ListRe
     rest = names if after is None else [name for name in names if name > after]
     page = rest[:CUBES_A_PAGE]
     listed = [_resource(place) for place in (Place.CUBES, Place.STATUS)] if after is None else []
-    listed += [_resource(place, name) for name in page for place in (Place.CUBE, Place.MEMORIES, Place.ARTIFACTS)]
+    listed += [_resource(place, name) for name in page for place in OF_A_CUBE.values()]
     more = len(rest) > CUBES_A_PAGE
     return ListResourcesResult(resources=listed, next_cursor=_cursor(page[-1]) if more else None)
 
@@ -75,7 +77,7 @@ async def on_list_templates(ctx: Context, params: PaginatedRequestParams | None)
     """The shapes of addresses, on one page."""
     if params is not None and params.cursor is not None:
         raise MCPError(INVALID_PARAMS, "resources/templates/list has one page: leave the cursor out")
-    places = (Place.CUBE, Place.MEMORIES, Place.ARTIFACTS, Place.MEMORY, Place.HISTORY)
+    places = (*OF_A_CUBE.values(), *OF_A_MEMORY.values())
     return ListResourceTemplatesResult(
         resource_templates=[
             ResourceTemplate(
@@ -126,11 +128,11 @@ def _cubes(memos: MemOS, address: Address, caller: Caller) -> Bodies:
 
 
 def _linked(view: CubeView) -> dict[str, Any]:
-    return {**render.cube_view(view), "uri": spell(Place.CUBE, view.cube.name)}
+    return {**render_cubes.cube_view(view), "uri": spell(Place.CUBE, view.cube.name)}
 
 
 def _cube(memos: MemOS, address: Address, caller: Caller) -> Bodies:
-    return _json(render.cube_view(memos.cube(address.name, caller)))
+    return _json(render_cubes.cube_view(memos.cube(address.name, caller)))
 
 
 def _memories(memos: MemOS, address: Address, caller: Caller) -> Bodies:
@@ -160,9 +162,19 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def _snapshots(memos: MemOS, address: Address, caller: Caller) -> Bodies:
+    rows = memos.snapshots(address.name, caller)
+    return _json({"cube": address.name, "snapshots": [render_cubes.snapshot(row) for row in rows]})
+
+
+def _cube_history(memos: MemOS, address: Address, caller: Caller) -> Bodies:
+    rows = memos.cube_history(address.name, caller)
+    return _json({"cube": address.name, "versions": [render_cubes.cube_version(row) for row in rows]})
+
+
 def _artifacts(memos: MemOS, address: Address, caller: Caller) -> Bodies:
-    memos.cube(address.name, caller)  # it must exist and be readable
-    return _json({"cube": address.name, "artifacts": []})  # no kind of artifact exists yet
+    rows = memos.artifacts(address.name, caller)
+    return _json({"cube": address.name, "artifacts": [render_cubes.artifact(row) for row in rows]})
 
 
 def _memory(memos: MemOS, address: Address, caller: Caller) -> Bodies:
@@ -183,6 +195,8 @@ READERS: Mapping[Place, Reader] = {
     Place.CUBES: _cubes,
     Place.CUBE: _cube,
     Place.MEMORIES: _memories,
+    Place.SNAPSHOTS: _snapshots,
+    Place.CUBE_HISTORY: _cube_history,
     Place.ARTIFACTS: _artifacts,
     Place.MEMORY: _memory,
     Place.HISTORY: _history,

@@ -13,11 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from engine.cube_operations import MAX_DESCRIPTION_CHARS, MAX_LICENCE_CHARS, MAX_SNAPSHOT_NAME_CHARS
 from engine.errors import Invalid, TooLarge
 from engine.operations import (
     MAX_CONTENT_CHARS,
@@ -34,6 +35,9 @@ from engine.operations import (
 MAX_ID_CHARS = 64
 MAX_NAME_CHARS = 256  # speaker and role names
 MAX_CONFIRM_CHARS = 512
+MAX_PATH_CHARS = 4_096
+MAX_PRINCIPAL_CHARS = 64
+MAX_DAYS = 36_525.0  # a hundred years: later than that is never
 FIRST_YEAR, LAST_YEAR = 10, 9900  # room on both sides for "last year" and "in a century"
 EVERY_CUBE = "*"
 SHOWN_CHARS = 40  # of a wrong value, in a message
@@ -110,6 +114,11 @@ def _line(text: str) -> str:
     return _without(NOT_IN_A_LINE, text, "is empty: send some text, or leave it out").strip()
 
 
+def _path(text: str) -> str:
+    """A blank at an end belongs to a path."""
+    return _without(NOT_IN_A_LINE, text, "is empty: name a file")
+
+
 def _id(text: str) -> str:
     if not ID.match(text):
         raise _refuse(f"is {shown(text)!r}, which is no id: use ids as remember and recall return them")
@@ -170,6 +179,14 @@ CubeName = Annotated[str, Field(max_length=MAX_CUBE_NAME_CHARS), AfterValidator(
 MemoryId = Annotated[str, Field(max_length=MAX_ID_CHARS), AfterValidator(_id)]
 MemoryIds = Annotated[list[MemoryId], Field(min_length=1, max_length=MAX_IDS)]
 Confirm = Annotated[str, Field(max_length=MAX_CONFIRM_CHARS), AfterValidator(_line)]
+Description = Annotated[str, Field(max_length=MAX_DESCRIPTION_CHARS), AfterValidator(_prose)]
+Licence = Annotated[str, Field(max_length=MAX_LICENCE_CHARS), AfterValidator(_line)]
+SnapshotName = Annotated[str, Field(max_length=MAX_SNAPSHOT_NAME_CHARS), AfterValidator(_line)]
+PrincipalName = Annotated[str, Field(max_length=MAX_PRINCIPAL_CHARS), AfterValidator(_line)]
+PathText = Annotated[str, Field(max_length=MAX_PATH_CHARS), AfterValidator(_path)]
+SensitivityName = Literal["normal", "personal", "secret"]
+ScopeName = Literal["private", "shared", "public"]
+ActionName = Literal["read", "write", "share", "admin"]
 Whole = Annotated[int, BeforeValidator(_integral)]
 Instant = Annotated[datetime, BeforeValidator(instant)]
 

@@ -24,7 +24,10 @@ STANDARD_STREAM = "-"
 def remember(session: Session, options: argparse.Namespace) -> int:
     if (options.content is None) == (options.messages is None):
         raise Usage("remember takes exactly one of TEXT and --messages FILE")
-    arguments = _given(options, "cube", "kind", "tags", "occurred_at", "expires_in_days", "source", "supersedes")
+    arguments = _given(
+        options,
+        *("cube", "kind", "tags", "occurred_at", "expires_in_days", "source", "supersedes", "sensitivity"),
+    )
     if options.messages is not None:
         arguments["messages"] = _json_file(options.messages)
     else:

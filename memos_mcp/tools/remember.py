@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from cubes import KINDS, Kind
+from cubes import KINDS, Kind, Sensitivity
 from engine.operations import DEFAULT_CUBE, MAX_MESSAGES, Caller, Progress, Remember, Stored, Turn
 from memos_mcp.tools.tool import INTEGER, STRING, STRINGS, Hints, Result, Tool, about, gives, listing, plural, takes
 from memos_mcp.wire import (
+    MAX_DAYS,
     Arguments,
     Content,
     CubeName,
     Instant,
     MemoryIds,
     Name,
+    SensitivityName,
     Source,
     Tags,
     TurnContent,
@@ -27,8 +29,6 @@ from memos_mcp.wire import (
 
 if TYPE_CHECKING:
     from engine.memos import MemOS
-
-MAX_DAYS = 36_525.0  # a hundred years: later than that is never
 
 KindName = Literal["fact", "preference", "event", "procedure", "document", "message"]
 Days = Annotated[float, Field(gt=0, le=MAX_DAYS)]
@@ -51,6 +51,7 @@ class RememberArguments(Arguments):
     expires_in_days: Days | None = None
     source: Source | None = None
     supersedes: MemoryIds | None = None
+    sensitivity: SensitivityName | None = None
 
     @model_validator(mode="after")
     def _one_payload(self) -> RememberArguments:
@@ -74,6 +75,7 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
         expires_in_days=asked.expires_in_days,
         source=asked.source,
         supersedes=unique(asked.supersedes or ()),
+        sensitivity=None if asked.sensitivity is None else Sensitivity(asked.sensitivity),
     )
     remembered = memos.remember(request, caller, progress)
     return {
@@ -131,6 +133,7 @@ REMEMBER = Tool(
         expires_in_days=about({"type": "number"}, "Forget after", exclusiveMinimum=0),
         source=about(STRING, "URL, file or conversation id"),
         supersedes=about(STRINGS, "Ids that this replaces"),
+        sensitivity={**STRING, "enum": [level.value for level in Sensitivity]},
     ),
     output_schema=gives(
         cube=STRING,

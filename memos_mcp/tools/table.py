@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.errors import Invalid
+from memos_mcp.tools.create_cube import CREATE_CUBE
 from memos_mcp.tools.forget import FORGET
 from memos_mcp.tools.fuse import FUSE
+from memos_mcp.tools.govern import GOVERN
+from memos_mcp.tools.history import HISTORY
+from memos_mcp.tools.install_cube import INSTALL_CUBE
+from memos_mcp.tools.pack_cube import PACK_CUBE
 from memos_mcp.tools.recall import RECALL
 from memos_mcp.tools.remember import REMEMBER
+from memos_mcp.tools.restore import RESTORE
+from memos_mcp.tools.share_cube import SHARE_CUBE
+from memos_mcp.tools.snapshot import SNAPSHOT
 from memos_mcp.tools.tool import Tool
 
 CORE = "core"
-TOOLSETS: dict[str, tuple[Tool, ...]] = {CORE: (REMEMBER, RECALL, FORGET, FUSE)}
+TOOLSETS: dict[str, tuple[Tool, ...]] = {
+    CORE: (REMEMBER, RECALL, FORGET, FUSE),
+    "lifecycle": (HISTORY, RESTORE, SNAPSHOT, GOVERN),
+    "cubes": (CREATE_CUBE, SHARE_CUBE, PACK_CUBE, INSTALL_CUBE),
+}
 TOOLS: dict[str, Tool] = {tool.name: tool for tools in TOOLSETS.values() for tool in tools}
 
 

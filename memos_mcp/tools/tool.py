@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from engine.operations import Caller, Progress
+from engine.text.recalled import escape
 
 if TYPE_CHECKING:
     from engine.memos import MemOS
@@ -76,6 +77,11 @@ def listing(items: Schema) -> Schema:
 def about(schema: Schema, description: str = "", **rules: Any) -> Schema:
     """`schema` with further rules, and with a description where one helps."""
     return {**schema, **rules, "description": description} if description else {**schema, **rules}
+
+
+def quoted(text: str) -> str:
+    """A name or a reason that somebody chose, inside a line of ours."""
+    return escape(repr(text))
 
 
 def plural(count: int, noun: str) -> str:
