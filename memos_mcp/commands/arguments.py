@@ -15,7 +15,21 @@ from memos_mcp.commands.cube_arguments import AUDIT, CUBE, GOVERN, MOUNTING, SEN
 from memos_mcp.version import VERSION
 
 KINDS = ("fact", "preference", "event", "procedure", "document", "message")
-FORMATS = ("jsonl",)
+AUTO = "auto"
+IMPORTED = (
+    "chatgpt",
+    "claude",
+    "openmemory",
+    "mcp-memory-service",
+    "mem0",
+    "server-memory",
+    "basic-memory",
+    "jsonl",
+    "json",
+    "csv",
+    "markdown",
+)
+EXPORTED = ("jsonl", "markdown", "server-memory")
 
 DESCRIPTION = """\
 One private, durable memory that every assistant on this machine shares.
@@ -168,18 +182,25 @@ def _restore(p: argparse.ArgumentParser) -> None:
 
 
 def _import(p: argparse.ArgumentParser) -> None:
-    p.add_argument("format", choices=FORMATS)
-    p.add_argument("path", metavar="PATH", help="the file; - reads standard input")
-    p.add_argument("--dry-run", action="store_true", help="check every line, change nothing")
+    p.add_argument("format", nargs="?", choices=(AUTO, *IMPORTED), default=AUTO, help="recognised when absent, or auto")
+    p.add_argument("path", metavar="PATH", help="the file, folder or zip; - reads standard input")
+    p.add_argument("--cube", help="where memories go that name no cube themselves (default: default)")
+    p.add_argument("--dry-run", action="store_true", help="say what would be new and what cannot be carried")
 
 
 def _export(p: argparse.ArgumentParser) -> None:
-    p.add_argument("format", choices=FORMATS)
-    p.add_argument("path", metavar="PATH", help="the file, written whole or not at all; - is standard output")
+    p.add_argument("format", choices=EXPORTED)
+    p.add_argument(
+        "path",
+        metavar="PATH",
+        help="the file (a folder for markdown), written whole or not at all; - is standard output",
+    )
     p.add_argument(
         "--cube", "--cubes", dest="cubes", action="append", metavar="CUBE", help="only this cube; may be repeated"
     )
-    p.add_argument("--force", action="store_true", help="replace a file that is there")
+    p.add_argument(
+        "--force", action="store_true", help="replace what is there; of folders, only one that an export wrote"
+    )
 
 
 def _backup(p: argparse.ArgumentParser) -> None:
@@ -226,7 +247,7 @@ COMMANDS = (
     CUBE,
     *MOUNTING,
     AUDIT,
-    Command("import", "take in memories from a file", "files:take_in", _import),
+    Command("import", "take in memories from files of this and other programs", "importing:take_in", _import),
     Command("export", "write out every memory with its whole header", "files:write_out", _export),
     Command("backup", "write a copy of the whole store to a file", "files:backup", _backup),
     Command("restore-backup", "put a backup in the place of the store", "files:restore_backup", _restore_backup),

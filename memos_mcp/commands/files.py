@@ -1,221 +1,149 @@
-"""Memories in and out of files: import, export, backup, restore-backup.
+"""Memories into files, and copies of the whole store: export, backup, restore-backup.
 
 The daemon reads and writes the store; this module reads and writes the other files. What must stay true: an exported
-file appears whole or not at all, and only its owner may read it; a line that cannot be read is named by its number
-and nothing after it is taken in; a store that is replaced is kept aside.
+file or folder appears whole or not at all, and only its owner may read it; a folder that we did not write is never
+replaced; a store that is replaced is kept aside.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import itertools
-import json
 import os
-import re
+import shutil
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
+from engine.files import sync_file, sync_folder
+from engine.formats import FORMATS, Report
+from memos_mcp.commands.importing import tell_left
 from memos_mcp.commands.memory import STANDARD_STREAM
-from memos_mcp.commands.session import DONE, Failure, Session
+from memos_mcp.commands.session import DONE, Failure, Session, Usage
 from memos_mcp.terminal import Bar
 
-Record = dict[str, Any]
-
-BATCH_RECORDS = 500
-BATCH_BYTES = 4 * 1024 * 1024  # a request is one line: far below what the daemon takes
-SHOWN_REFUSALS = 10
-RECORD_NUMBER = re.compile(r"record (\d+)")
-MAX_LINE_BYTES = 16 * 1024 * 1024  # a content of 200,000 characters, escaped, and its header, many times over
-
-
-# --- import ---------------------------------------------------------------------------------------------------------
-
-
-def take_in(session: Session, options: argparse.Namespace) -> int:
-    """`import`: in batches, each of which is there whole or not at all; the same file again changes nothing."""
-    with _input(options.path) as file, session.screen.bar("import") as bar:
-        source = _Lines(file, options.path, _size(file), bar)
-        report = _rehearse(source) if options.dry_run else _send(session, source)
-    if session.screen.as_json:
-        session.screen.json(report)
-    else:
-        session.screen.table(("", "memories"), [(name.replace("_", " "), count) for name, count in _counts(report)])
-        if options.dry_run:
-            session.screen.line("nothing was changed")
-    if refused := report.get("refused"):
-        for complaint in refused if session.screen.verbose else refused[:SHOWN_REFUSALS]:
-            session.screen.remark(complaint)
-        raise Failure(f"{len(refused)} of {report['read']} were not taken in; all others are")
-    return DONE
-
-
-def _send(session: Session, source: _Lines) -> Record:
-    report: Record = {}
-    for batch in _batches(source):
-        try:
-            added = session.call("import", {"records": [record for record, _ in batch]})
-        except Failure as failure:
-            first, last = batch[0][1], batch[-1][1]
-            raise Failure(
-                f"{failure} (in lines {first} to {last} of {source.name}; lines before them are in)"
-            ) from None
-        added["refused"] = [_with_line(complaint, batch) for complaint in added.get("refused", ())]
-        _add(report, added)
-    return {"read": source.records, **report}
-
-
-def _with_line(complaint: str, batch: list[tuple[Record, int]]) -> str:
-    """The daemon counts the records of one request; a person counts the lines of the file."""
-    match = RECORD_NUMBER.match(complaint)
-    return f"line {batch[int(match[1]) - 1][1]}{complaint[match.end() :]}" if match else complaint
-
-
-def _add(report: Record, part: Record) -> None:
-    for name, value in part.items():
-        if isinstance(value, bool) or not isinstance(value, (int, list)):
-            report[name] = value
-        else:
-            report[name] = report.get(name, type(value)()) + value
-
-
-def _counts(report: Record) -> list[tuple[str, int]]:
-    return [
-        (name, len(value) if isinstance(value, list) else value)
-        for name, value in report.items()
-        if isinstance(value, (int, list))
-    ]
-
-
-def _rehearse(source: _Lines) -> Record:
-    ids: Counter[str] = Counter()
-    cubes: set[str] = set()
-    for record, number in source:
-        content = record.get("content")
-        if not isinstance(content, str) or not content.strip():
-            raise Failure(f"line {number} of {source.name} has no content")
-        cubes.add(str(record.get("cube", "default")))
-        if isinstance(record.get("id"), str):
-            ids[record["id"]] += 1
-    return {"read": source.records, "cubes": len(cubes), "repeated_ids": sum(n - 1 for n in ids.values())}
-
-
-@dataclass
-class _Lines:
-    """The objects of a file of one JSON object a line, with their line numbers; blank lines are skipped."""
-
-    file: BinaryIO
-    name: str
-    size: int | None
-    bar: Bar
-    records: int = 0
-
-    def __iter__(self) -> Iterator[tuple[Record, int]]:
-        done = 0
-        for number in itertools.count(1):
-            line = self.file.readline(MAX_LINE_BYTES + 1)
-            if not line:
-                return
-            if len(line) > MAX_LINE_BYTES:
-                raise Failure(f"line {number} of {self.name} is longer than {MAX_LINE_BYTES >> 20} MiB")
-            done += len(line)
-            if not line.strip():
-                continue
-            yield _record(line, number, self.name), number
-            self.records += 1
-            self.bar(done if self.size else self.records, self.size, f"{self.records:,} memories")
-
-
-def _record(line: bytes, number: int, name: str) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise Failure(f"line {number} of {name} is not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise Failure(f"line {number} of {name} is not a JSON object: one memory a line is expected")
-    return record
-
-
-def _batches(source: _Lines) -> Iterator[list[tuple[Record, int]]]:
-    batch: list[tuple[Record, int]] = []
-    size = 0
-    for record, number in source:
-        batch.append((record, number))
-        size += len(json.dumps(record))
-        if len(batch) == BATCH_RECORDS or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-@contextlib.contextmanager
-def _input(path: str) -> Iterator[BinaryIO]:
-    if path == STANDARD_STREAM:
-        yield sys.stdin.buffer
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(Path(path).open("rb"))
-        except OSError as error:
-            raise Failure(f"cannot read {path}: {error.strerror}") from error
-        yield file
-
-
-def _size(file: BinaryIO) -> int | None:
-    return os.fstat(file.fileno()).st_size if file.seekable() else None
+MARK = ".memos-export"  # says that a folder was written here, and may be replaced
 
 
 # --- export ---------------------------------------------------------------------------------------------------------
 
 
 def write_out(session: Session, options: argparse.Namespace) -> int:
-    """`export`: one JSON object a memory, as the daemon sends them."""
+    """`export`: every memory that may be read, in the form that was named."""
+    known, report = FORMATS[options.format], Report()
     wanted = {"cubes": options.cubes} if options.cubes else {}
-    if options.path == STANDARD_STREAM:
-        count = _copy(session.items("export", wanted), sys.stdout)
-    else:
-        path = Path(options.path)
-        if path.exists() and not options.force:
-            raise Failure(f"{path} is there already: choose another name, or --force to replace it")
-        with session.screen.bar("export") as bar:
-            count = _whole_file(path, lambda file: _copy(session.items("export", wanted), file, bar))
-    session.screen.remark(f"exported {count:,} {'memory' if count == 1 else 'memories'}")
+    with session.screen.bar("export") as bar:
+        counted = _Counted(session.items("export", wanted), bar)
+        if known.write_files is not None:
+            files = known.write_files(counted, report)
+            _whole_folder(_place(options), lambda folder: _fill(folder, files), force=options.force)
+        elif known.write is None:
+            raise Usage(f"{known.name} is read, not written")
+        elif options.path == STANDARD_STREAM:
+            _copy(known.write(counted, report), sys.stdout)
+        else:
+            pieces = known.write(counted, report)
+            _whole_file(_place(options), lambda file: _copy(pieces, file))
+    if session.screen.as_json and options.path != STANDARD_STREAM:
+        left = [asdict(entry) for entry in report.left]
+        session.screen.json({"format": known.name, "exported": counted.count, "not_carried": left})
+    session.screen.remark(f"exported {counted.count:,} {'memory' if counted.count == 1 else 'memories'}")
+    tell_left(session, report.left)
     return DONE
 
 
-def _copy(items: Iterator[Any], file: TextIO, bar: Bar | None = None) -> int:
-    count = 0
-    for item in items:
-        file.write(json.dumps(item, ensure_ascii=False) + "\n")
-        count += 1
-        if bar is not None:
-            bar(count, None, "memories")
+class _Counted:
+    """The memories as the daemon sends them, counted while they pass."""
+
+    def __init__(self, items: Iterable[Any], bar: Bar) -> None:
+        self._items, self._bar, self.count = items, bar, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._items:
+            self.count += 1
+            self._bar(self.count, None, "memories")
+            yield item
+
+
+def _place(options: argparse.Namespace) -> Path:
+    if options.path == STANDARD_STREAM:
+        raise Usage(f"{options.format} is a folder of files: name one")
+    path = Path(options.path).expanduser()
+    if path.exists() and not options.force:
+        raise Failure(f"{path} is there already: choose another name, or --force to replace it")
+    return path
+
+
+def _copy(pieces: Iterable[str], file: TextIO) -> None:
+    for piece in pieces:
+        file.write(piece)
     file.flush()
-    return count
 
 
-def _whole_file(path: Path, write: Callable[[TextIO], int]) -> int:
+def _part(path: Path) -> Path:
+    """Where something is written before it gets its name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def _create(path: Path) -> TextIO:
+    """A new file that only its owner may read; text goes in as it is."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8", newline="")
+
+
+def _whole_file(path: Path, write: Callable[[TextIO], None]) -> None:
     """Let `write` fill a new file beside `path`, and give it the name only when it is complete and on disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _part(path)
     try:
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise Failure(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            count = write(file)
+        with _create(part) as file:
+            write(file)
             os.fsync(file.fileno())
         part.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise Failure(f"cannot write {path}: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
-    return count
+
+
+def _whole_folder(path: Path, fill: Callable[[Path], None], *, force: bool) -> None:
+    """Let `fill` fill a new folder beside `path`, and give it the name only when all is on disk."""
+    path = path.absolute()
+    if force and path.exists() and not (path / MARK).is_file():
+        raise Failure(f"{path} was not written by an export: it is not replaced, choose another name")
+    part, old = _part(path), path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        part.mkdir(mode=0o700)
+        fill(part)
+        with _create(part / MARK) as mark:
+            mark.write("1\n")
+        _sync_all(part)
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise Failure(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _fill(folder: Path, files: Iterable[tuple[str, str]]) -> None:
+    for name, text in files:
+        path = folder / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _create(path) as file:
+            file.write(text)
+
+
+def _sync_all(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            sync_file(Path(place, name))
+        sync_folder(Path(place))
 
 
 # --- backups --------------------------------------------------------------------------------------------------------
