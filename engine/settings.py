@@ -44,6 +44,7 @@ class Settings:
     idle_s: float = DEFAULT_IDLE_S  # a daemon that nobody talks to ends after this
     backups_kept: int = DEFAULT_BACKUPS_KEPT  # automatic backups in <data>/backups
     backup_every_h: float = DEFAULT_BACKUP_EVERY_H  # 0: no automatic backups
+    key_file: Path | None = None  # holds the passphrase of an encrypted store, wherever its own note says
 
     @property
     def database(self) -> Path:
@@ -62,6 +63,14 @@ class Settings:
         return self.data / "backups"
 
     @property
+    def blobs_folder(self) -> Path:
+        return self.data / "blobs"
+
+    @property
+    def encryption_note(self) -> Path:
+        return self.data / "encryption.json"
+
+    @property
     def damaged_folder(self) -> Path:
         return self.data / "damaged"
 
@@ -73,6 +82,7 @@ def settings_from(environment: Mapping[str, str], *, data: Path | None = None) -
         Invalid: a variable that does not say what it must say; the message names it.
     """
     base = Settings()
+    key_file = environment.get("MEMOS_KEY_FILE")
     folder = data or (Path(environment["MEMOS_DATA"]) if environment.get("MEMOS_DATA") else base.data)
     return Settings(
         data=folder.expanduser().absolute(),
@@ -81,6 +91,7 @@ def settings_from(environment: Mapping[str, str], *, data: Path | None = None) -
         idle_s=_number(environment, "MEMOS_IDLE_S", base.idle_s),
         backups_kept=int(_number(environment, "MEMOS_BACKUPS_KEPT", base.backups_kept)),
         backup_every_h=_number(environment, "MEMOS_BACKUP_EVERY_H", base.backup_every_h),
+        key_file=Path(key_file).expanduser().absolute() if key_file else None,
     )
 
 

@@ -1,12 +1,14 @@
 """Copies of the vault: made whole or not at all, found again, and put back.
 
-A backup is a compacted DuckDB file. Automatic ones stand in `<data>/backups`, named by time; the newest few are kept.
+A backup is a compacted DuckDB file, sealed like the vault that it was made of, with the wrapped key in it. Automatic
+ones stand in `<data>/backups`, named by time; the newest few are kept.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import re
 import secrets
@@ -19,8 +21,13 @@ import duckdb
 from engine.errors import Corrupt, Invalid, NotFound
 from engine.files import sync_file
 from engine.settings import Settings
+from engine.vault.aes import AesSealer
+from engine.vault.connection import Connection
 from engine.vault.failures import explaining, what_lacks
+from engine.vault.key_source import KeyFile, KeySource, PlatformKeyring, forget_source, note_source, noted_files, unwrap
 from engine.vault.lock import FolderLock
+from engine.vault.sealed_columns import unopened
+from engine.vault.sealing import SEALING
 
 AUTOMATIC = "auto"
 PRE_MIGRATION = "before-schema-"
@@ -28,6 +35,7 @@ SUFFIX = ".duckdb"
 PARTIAL = ".partial"  # a copy that is being written
 FRESH = ".fresh"  # a compacted vault that is about to take its place
 INCOMING = ".incoming"  # a backup that is about to take its place
+CLEARING = "clearing"  # the vault's note that copies under another key, or none, are still to be removed
 STAMPED = re.compile(r"\d{8}T\d{6}\.\d{6}Z-")  # the names that `backup_path` gives
 
 
@@ -59,7 +67,7 @@ def copy_database(connection: duckdb.DuckDBPyConnection, path: Path) -> Path:
         if path.exists():
             raise Invalid(f"{path} exists: a backup never replaces a file; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _remove(partial)
+        remove_database(partial)
     except OSError as error:
         raise Invalid(f"{path} cannot be written: {error.strerror}") from error
     try:
@@ -68,7 +76,7 @@ def copy_database(connection: duckdb.DuckDBPyConnection, path: Path) -> Path:
             os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):  # it goes at the next start
-            _remove(partial)
+            remove_database(partial)
         raise
     return path
 
@@ -86,11 +94,11 @@ def _copy(connection: duckdb.DuckDBPyConnection, partial: Path) -> None:
     sync_file(partial)
 
 
-def _remove(file: Path) -> None:
+def remove_database(file: Path) -> None:
     """Remove a database file with all that DuckDB keeps beside it; nobody may have it open."""
     for path in (file, *logs_of(file)):
         path.unlink(missing_ok=True)
-    _remove_spilled(file)
+    remove_spilled(file)
 
 
 def logs_of(database: Path) -> list[Path]:
@@ -98,7 +106,7 @@ def logs_of(database: Path) -> list[Path]:
     return sorted(database.parent.glob(f"{glob.escape(database.name)}.wal*"))
 
 
-def _remove_spilled(database: Path) -> None:
+def remove_spilled(database: Path) -> None:
     """Remove what DuckDB wrote to disk for want of memory: a killed process leaves it, and nothing reads it again."""
     shutil.rmtree(f"{database}.tmp", ignore_errors=True)
 
@@ -115,16 +123,27 @@ def remove_unfinished(settings: Settings) -> None:
             else:
                 path.unlink(missing_ok=True)
     for suffix in (FRESH, INCOMING):
-        _remove(settings.database.with_suffix(suffix))
-    _remove_spilled(settings.database)
+        remove_database(settings.database.with_suffix(suffix))
+    remove_spilled(settings.database)
 
 
-def check_backup(path: Path) -> None:
-    """Read all of a backup.
+def key_record(path: Path) -> str | None:
+    """The wrapped key of the vault or backup at `path`; empty: it is not sealed; None: it cannot be read."""
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            rows = connection.execute("SELECT value FROM meta WHERE key = ?", [SEALING]).fetchall()
+    except duckdb.Error:
+        return None
+    return str(rows[0][0]) if rows else ""
+
+
+def check_backup(path: Path, settings: Settings) -> None:
+    """Read all of a backup, and open all of it where it is sealed.
 
     Raises:
         NotFound: there is no such file.
         Corrupt: it is not a whole backup.
+        NotAllowed, Unavailable: it is sealed, and its key is not the one at hand.
     """
     if not path.is_file():
         raise NotFound(f"{path} is not there: `memos-mcp doctor` lists the backups in the data folder")
@@ -136,6 +155,9 @@ def check_backup(path: Path) -> None:
             for name in names:
                 # Summing a hash over every column reads, and so checks, every block.
                 connection.execute(f'SELECT bit_xor(hash(t)) FROM "{name}" AS t').fetchall()
+            rows = connection.execute("SELECT value FROM meta WHERE key = ?", [SEALING]).fetchall()
+            if rows and unopened(Connection(connection, AesSealer(unwrap(rows[0][0], settings)))):
+                raise Corrupt(f"{path} is sealed, and not all of it opens: it was damaged or changed")
     except duckdb.Error as error:
         lacking = what_lacks(error)
         if lacking is not None:
@@ -146,11 +168,12 @@ def check_backup(path: Path) -> None:
 def restore_backup(settings: Settings, path: Path, now: datetime) -> Path | None:
     """Put the backup at `path` in place of the vault; what stood there is kept aside, and where is returned.
 
-    Indexes are rebuilt from it at the next start.
+    Indexes are rebuilt from it at the next start. The store is then encrypted if the backup is, and only then.
 
     Raises:
         Busy: a daemon has the folder.
         Corrupt, NotFound: the backup cannot be used; nothing was changed.
+        NotAllowed: it is encrypted, and not with the key at hand; nothing was changed.
         Unavailable: a file or folder cannot be read or written, or the disk is full.
     """
     with explaining():
@@ -158,7 +181,7 @@ def restore_backup(settings: Settings, path: Path, now: datetime) -> Path | None
 
 
 def _restore(settings: Settings, path: Path, now: datetime) -> Path | None:
-    check_backup(path)
+    check_backup(path, settings)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FolderLock(settings.data / "vault.lock")
     try:
@@ -168,13 +191,32 @@ def _restore(settings: Settings, path: Path, now: datetime) -> Path | None:
         with duckdb.connect(str(incoming)) as connection:
             # Indexes of the replaced vault must not pass for indexes of this one.
             connection.execute("UPDATE meta SET value = ? WHERE key = 'incarnation'", [secrets.token_hex(8)])
+            connection.execute("DELETE FROM meta WHERE key = ?", [CLEARING])  # that was of another time
         sync_file(incoming)
+        record = key_record(incoming)
+        if record:
+            _note_source(settings, record)
         kept = _keep_aside(settings, now)
         shutil.rmtree(settings.index_folder, ignore_errors=True)
         os.replace(incoming, settings.database)
+        if not record:
+            forget_source(settings)
         return kept
     finally:
         lock.release()
+
+
+def _note_source(settings: Settings, record: str) -> None:
+    """Have the restored store find the key that opened the backup; until it is in place, the old one must, too."""
+    before = noted_files(settings)
+    source: KeySource
+    if json.loads(record)["source"] == PlatformKeyring.name:
+        source = PlatformKeyring()
+    elif settings.key_file is not None:
+        source = KeyFile(settings.key_file)
+    else:
+        return
+    note_source(settings, source, tuple(path for path in before if path != settings.key_file))
 
 
 def _keep_aside(settings: Settings, now: datetime) -> Path | None:

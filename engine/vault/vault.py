@@ -5,7 +5,8 @@ a newer version is refused untouched; a store of an older version is backed up b
 there and is gone, or cannot be read, is `Corrupt` and never an empty store.
 
 DuckDB keeps deleted bytes in free blocks, and `VACUUM` gives nothing back; `compact` therefore copies what lives into a
-new file and puts that in place of the old one, write-ahead log included.
+new file and puts that in place of the old one, write-ahead log included. A vault that is sealed (see
+`engine.vault.encrypting`) is opened with its key before anything else is read or changed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,31 +28,38 @@ import duckdb
 
 from cubes import MemCube
 from engine.clock import Clock, Ids
-from engine.errors import Busy, Corrupt, Unavailable
+from engine.errors import Busy, Corrupt, MemosError, Unavailable
 from engine.files import sync_folder
 from engine.operations import Caller
 from engine.settings import Settings
 from engine.vault import queries
+from engine.vault.aes import AesSealer
 from engine.vault.backup import (
+    CLEARING,
     FRESH,
     PRE_MIGRATION,
     backup_path,
     copy_database,
     logs_of,
     newest_backup,
+    remove_spilled,
     remove_unfinished,
 )
 from engine.vault.connection import Connection
 from engine.vault.failures import explained, explaining, is_damage, what_lacks
+from engine.vault.key_source import unwrap
 from engine.vault.lock import FolderLock
+from engine.vault.remains import clear
 from engine.vault.rows import known_time
 from engine.vault.schema import META_TABLE, MIGRATIONS, Migration
-from engine.vault.sealing import UNSEALED, Sealer
+from engine.vault.sealed_columns import KEY_PLACE
+from engine.vault.sealing import SEALING, UNSEALED, Sealer
 from engine.vault.shared_lock import SharedLock
 from engine.vault.transaction import Change, Head, Transaction
 from engine.vault.writer import Writer
 
 MARKER = "store.json"  # says that there is a store here: without it, a missing database is a new store
+COMPACTING = "compact"  # as a note of what is to be cleared: the database's own free blocks, too
 OPEN_TRIES, OPEN_WAIT_S = 100, 0.05  # a killed owner's DuckDB lock goes a moment after the owner
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -62,7 +71,9 @@ class MemVault:
     Raises (on opening):
         Busy: another process has the folder.
         Corrupt: the database is damaged or missing; nothing was touched.
-        Unavailable: the store was written by a newer version; or the machine lacks space, memory or a right to files.
+        Unavailable: the store was written by a newer version; or the machine lacks space, memory or a right to files;
+            or the store is encrypted and its key is not to be had.
+        NotAllowed: the store is encrypted, and not with the key at hand.
     """
 
     def __init__(
@@ -89,13 +100,17 @@ class MemVault:
         try:
             remove_unfinished(settings)
             self._connection = self._open()
+            self._connection.execute(META_TABLE)
+            if record := self._meta(SEALING, ""):
+                self.sealer = AesSealer(unwrap(record, settings))
             self._prepare()
-            self._key = bytes.fromhex(self._meta("key"))
+            self._key = bytes.fromhex(self.sealer.read_text(self._meta("key"), KEY_PLACE))
             self.store_id = self._meta("store")
             self.incarnation = self._meta("incarnation")  # another one after each restored backup
             self._writer = Writer(
                 lambda: Connection(self._connection, self.sealer), self._head(), clock, self._committed
             )
+            self._finish_clearing()
         except duckdb.Error as error:
             self._give_up()
             raise self._damage(error) if is_damage(error) else explained(error) from error
@@ -147,7 +162,6 @@ class MemVault:
 
     def _prepare(self) -> None:
         """Bring the schema to this version, or refuse a newer one."""
-        self._connection.execute(META_TABLE)
         found = int(self._meta("schema", "0"))
         newest = self._migrations[-1].number
         if not found and (self.settings.data / MARKER).exists():
@@ -249,6 +263,9 @@ class MemVault:
             finally:
                 self._idle.append(cursor)
 
+    def now(self) -> datetime:
+        return self._clock.now()
+
     def when_failed(self, tell: Callable[[], None]) -> None:
         """`tell` is called when DuckDB has given up on its instance: only another process can open the store again."""
         self._writer.on_failure = tell
@@ -307,20 +324,60 @@ class MemVault:
         fresh.unlink(missing_ok=True)
         with self._shared.exclusive():
             copy_database(self._connection, fresh)
+            self._put_in_place(fresh)
+
+    def _put_in_place(self, fresh: Path) -> None:
+        database = self.settings.database
+        try:
+            # The old write-ahead log holds deleted content and belongs to the old file: it goes first. What it
+            # held is moved into the old file before, so that this stays whole if we die between the two steps.
+            self._checkpoint()
+            self._disconnect()
             try:
-                # The old write-ahead log holds deleted content and belongs to the old file: it goes first. What it
-                # held is moved into the old file before, so that this stays whole if we die between the two steps.
-                self._checkpoint()
-                self._disconnect()
-                try:
-                    for file in logs_of(database):
-                        file.unlink(missing_ok=True)
-                    os.replace(fresh, database)
-                    sync_folder(database.parent)
-                finally:
-                    self._connection = connect(database)
+                for file in logs_of(database):
+                    file.unlink(missing_ok=True)
+                remove_spilled(database)
+                os.replace(fresh, database)
+                sync_folder(database.parent)
             finally:
-                fresh.unlink(missing_ok=True)  # in place by now, or of no use
+                self._connection = connect(database)
+        finally:
+            fresh.unlink(missing_ok=True)  # in place by now, or of no use
+
+    def rewrite(self, write: Callable[[Connection, Path], None], sealer: Sealer) -> None:
+        """Put the database that `write` makes of this one in its place; `sealer` opens it. Then clear what remains.
+
+        Raises:
+            whatever `write` raises: nothing was changed.
+            OSError, MemosError: not everything that remains could be cleared; the next start tries again.
+        """
+        self._writer.alone(lambda: self._rewrite(write, sealer))
+        self.clear()
+
+    def _rewrite(self, write: Callable[[Connection, Path], None], sealer: Sealer) -> None:
+        fresh = self.settings.database.with_suffix(FRESH)
+        with self._shared.exclusive():
+            write(Connection(self._connection, self.sealer), fresh)
+            self._put_in_place(fresh)
+            self.sealer = sealer
+            head = self._head()
+            self._writer.head, self._writer.committed_seq = head, head.seq
+
+    def clear(self) -> None:
+        """Remove what a former key, or none, left in the data folder, if that is noted. See `engine.vault.remains`."""
+        noted = self.note(CLEARING)
+        if noted is None:
+            return
+        if noted == COMPACTING:
+            self.compact()
+        self._writer.alone(lambda: clear(self._connection, self.settings, self._clock.now()))
+
+    def _finish_clearing(self) -> None:
+        """Where that fails (a full disk), the store stays usable, and what is to be cleared stays noted."""
+        try:
+            self.clear()
+        except (MemosError, OSError) as error:
+            log.error("copies from before a change of the key are still there: %s", type(error).__name__)
 
     def _checkpoint(self) -> None:
         """Move the write-ahead log into the database file. For who has the vault alone."""
