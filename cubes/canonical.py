@@ -58,7 +58,19 @@ def canonical_bytes(value: object) -> bytes:
     Raises:
         MalformedCube: as `plain`, or text with a lone surrogate, which UTF-8 cannot hold.
     """
-    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    return json_bytes(plain(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """The canonical bytes of a value that is plain already.
+
+    Raises:
+        MalformedCube: a number that is not finite, or text with a lone surrogate, which UTF-8 cannot hold.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    except ValueError as error:
+        raise MalformedCube("a number has no canonical form: it must be finite, and of a sane length") from error
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
