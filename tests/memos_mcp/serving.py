@@ -54,6 +54,15 @@ async def connected(memos: MemOS, era: Era = "auto", **options: Any) -> AsyncIte
         yield client
 
 
+@asynccontextmanager
+async def connected_to(
+    memos: MemOS, toolsets: tuple[str, ...], era: Era = "auto", **options: Any
+) -> AsyncIterator[Client]:
+    """A client of a server with these toolsets."""
+    async with Client(build_server(memos, toolsets=toolsets, version=VERSION), mode=era, **options) as client:
+        yield client
+
+
 def text_of(result: types.CallToolResult) -> str:
     """All text of a result."""
     return "\n".join(block.text for block in result.content if isinstance(block, types.TextContent))

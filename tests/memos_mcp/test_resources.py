@@ -11,7 +11,7 @@ from mcp import Client, MCPError
 
 from engine.memos import MemOS
 from engine.operations import Caller, Remember
-from memos_mcp.uris import Address, Place, canonical, parse, spell
+from memos_mcp.uris import OF_A_CUBE, OF_A_MEMORY, Address, Place, canonical, parse, spell
 from tests.memos_mcp.serving import ERAS, Era, connected, remember
 
 NOT_FOUND = {"legacy": -32002, "auto": types.INVALID_PARAMS}
@@ -38,6 +38,8 @@ class TestOverMcp:
                 "memos://status",
                 "memos://cubes/Z%C3%BCrich%20notes",
                 "memos://cubes/Z%C3%BCrich%20notes/memories",
+                "memos://cubes/Z%C3%BCrich%20notes/snapshots",
+                "memos://cubes/Z%C3%BCrich%20notes/history",
                 "memos://cubes/Z%C3%BCrich%20notes/artifacts",
             }
             cubes = (await body(client, "memos://cubes"))["cubes"]
@@ -87,7 +89,7 @@ class TestOverMcp:
             while page.next_cursor:
                 page = await client.list_resources(cursor=page.next_cursor)
                 uris += [resource.uri for resource in page.resources]
-        assert len(uris) == len(set(uris)) == 2 + 3 * 60
+        assert len(uris) == len(set(uris)) == 2 + len(OF_A_CUBE) * 60
 
     @pytest.mark.parametrize(
         "uri",
@@ -147,7 +149,8 @@ class TestOverMcp:
                 template.uri_template for template in (await client.list_resource_templates()).resource_templates
             ]
             assert templates == [
-                place.value for place in (Place.CUBE, Place.MEMORIES, Place.ARTIFACTS, Place.MEMORY, Place.HISTORY)
+                *(place.value for place in OF_A_CUBE.values()),
+                *(place.value for place in OF_A_MEMORY.values()),
             ]
 
             async def complete(template: str, name: str, value: str) -> list[str]:
@@ -156,6 +159,8 @@ class TestOverMcp:
 
             assert await complete(Place.CUBE.value, "cube", "w") == ["work"]
             assert await complete(Place.MEMORIES.value, "cube", "") == ["home", "work"]
+            assert await complete(Place.SNAPSHOTS.value, "cube", "h") == ["home"]
+            assert await complete(Place.CUBE_HISTORY.value, "cube", "x") == []
             assert kept in await complete(Place.MEMORY.value, "id", kept[:8])
             assert await complete(Place.MEMORIES.value, "kind", "p") == ["preference", "procedure"]
             assert await complete(Place.MEMORIES.value, "state", "arch") == ["archived"]

@@ -182,9 +182,9 @@ async def test_groups_are_proposed_for_a_cube_without_a_change(memos: MemOS, era
 
 async def test_an_unknown_argument_is_refused_with_the_names_that_there_are(memos: MemOS, era: Era) -> None:
     async with connected(memos, era) as client:
-        result = await client.call_tool("fuse", {"cubes": ["a", "b"], "into": "c"})
+        result = await client.call_tool("fuse", {"cubs": ["a", "b"], "into": "c"})
     assert result.is_error
-    assert text_of(result) == "Invalid: unknown argument 'cubes': use only ids, content, cube, dry_run"
+    assert text_of(result) == "Invalid: unknown argument 'cubs': use only ids, content, cubes, into, cube, dry_run"
 
 
 async def test_an_unknown_tool_is_a_protocol_error(memos: MemOS, era: Era) -> None:
