@@ -24,7 +24,7 @@ STANDARD_STREAM = "-"
 def remember(session: Session, options: argparse.Namespace) -> int:
     if (options.content is None) == (options.messages is None):
         raise Usage("remember takes exactly one of TEXT and --messages FILE")
-    arguments = _given(
+    arguments = given(
         options,
         *("cube", "kind", "tags", "occurred_at", "expires_in_days", "source", "supersedes", "sensitivity"),
     )
@@ -51,7 +51,7 @@ def _about(entry: dict[str, Any]) -> str:
 
 
 def recall(session: Session, options: argparse.Namespace) -> int:
-    arguments = _given(
+    arguments = given(
         options,
         *("query", "cubes", "limit", "max_tokens", "kinds", "tags", "after", "before", "as_of"),
         *("include_archived", "response_format"),
@@ -86,7 +86,7 @@ def _day(entry: dict[str, Any]) -> str:
 
 def forget(session: Session, options: argparse.Namespace) -> int:
     _exactly_one("forget", ("ID", options.ids), ("--query", options.query), ("--confirm", options.confirm))
-    arguments = _given(options, "ids", "query", "cube", "confirm", "mode", "reason")
+    arguments = given(options, "ids", "query", "cube", "confirm", "mode", "reason")
     result = session.tool("forget", arguments, "forget")
     if result.get("confirm") and (options.yes or _agreed(session, result, options.mode == ERASE)):
         kept = {name: value for name, value in arguments.items() if name in ("mode", "reason")}
@@ -129,8 +129,10 @@ def _show_forgotten(session: Session, result: dict[str, Any]) -> None:
 
 
 def fuse(session: Session, options: argparse.Namespace) -> int:
-    _exactly_one("fuse", ("ID", options.ids), ("--cube", options.cube))
-    arguments = _given(options, "ids", "cube", "dry_run")
+    _exactly_one("fuse", ("ID", options.ids), ("--cubes", options.cubes), ("--cube", options.cube))
+    if (options.cubes is None) != (options.into is None):
+        raise Usage("fuse takes --cubes and --into together")
+    arguments = given(options, "ids", "cubes", "into", "cube", "dry_run")
     if options.content is not None:
         arguments["content"] = _text(options.content)
     result = session.tool("fuse", arguments, "fuse")
@@ -139,6 +141,8 @@ def fuse(session: Session, options: argparse.Namespace) -> int:
         screen.json(result)
         return DONE
     fused = result.get("fused") or {}
+    if options.cubes:
+        _show_fused_cubes(session, result)
     if fused.get("id"):
         screen.line(f"{', '.join(result['merged'])} became {fused['id']}")
     if result.get("content"):
@@ -150,6 +154,13 @@ def fuse(session: Session, options: argparse.Namespace) -> int:
         groups = result.get("groups") or []
         screen.table(("", "worth fusing"), [(n, " ".join(group)) for n, group in enumerate(groups, 1)])
     return DONE
+
+
+def _show_fused_cubes(session: Session, result: dict[str, Any]) -> None:
+    done = "holds" if result["fused"] else "would hold"
+    session.screen.line(f"{result['into']} {done} {result['memories']:,} memories; {result['joined']:,} were the same")
+    for entry in result["before"]:
+        session.screen.line(f"to undo it: memos-mcp cube rollback {entry['cube']} --to {entry['snapshot']}")
 
 
 def history(session: Session, options: argparse.Namespace) -> int:
@@ -171,7 +182,7 @@ def _versions(result: Any) -> Iterable[dict[str, Any]]:
 
 
 def restore(session: Session, options: argparse.Namespace) -> int:
-    arguments = {"id": options.id, "version": options.to_version, **_given(options, "reason")}
+    arguments = {"id": options.id, "version": options.to_version, **given(options, "reason")}
     result = session.call("restore", arguments)
     if session.screen.as_json:
         session.screen.json(result)
@@ -183,7 +194,7 @@ def restore(session: Session, options: argparse.Namespace) -> int:
 # --- arguments ------------------------------------------------------------------------------------------------------
 
 
-def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """What was said on the command line; the rest is left to the daemon's defaults."""
     values = {name: getattr(options, name) for name in names}
     return {name: value for name, value in values.items() if value is not None and value != []}
