@@ -211,6 +211,13 @@ def _restore_backup(p: argparse.ArgumentParser) -> None:
     p.add_argument("file", type=Path, metavar="FILE")
 
 
+def _encrypt(p: argparse.ArgumentParser) -> None:
+    key = p.add_mutually_exclusive_group(required=True)
+    key.add_argument("--passphrase-file", type=Path, metavar="FILE", help="the file that holds the passphrase")
+    key.add_argument("--keyring", action="store_true", help="keep the key in the platform's keyring")
+    p.add_argument("--change", action="store_true", help="give a store that is encrypted this key instead")
+
+
 def _serve(p: argparse.ArgumentParser) -> None:
     p.add_argument("--host", help="where HTTP listens (default 127.0.0.1); elsewhere needs a token")
     p.add_argument("--port", type=int, help="HTTP port (default 8765; 0 takes a free one)")
@@ -251,6 +258,8 @@ COMMANDS = (
     Command("export", "write out every memory with its whole header", "files:write_out", _export),
     Command("backup", "write a copy of the whole store to a file", "files:backup", _backup),
     Command("restore-backup", "put a backup in the place of the store", "files:restore_backup", _restore_backup),
+    Command("encrypt", "encrypt the store at rest, or change its key", "encryption:encrypt", _encrypt),
+    Command("decrypt", "make an encrypted store readable without a key", "encryption:decrypt"),
     Command("serve", "run the daemon in the foreground, with HTTP", "serving:serve", _serve),
     Command(
         "token",

@@ -122,6 +122,8 @@ def daemon_and_store(session: Session) -> Iterator[Finding]:
         )
     counts = ", ".join(f"{count} {name}" for name, count in (state["counts"] or {}).items()) or "no memories"
     yield Finding("store", Level.OK, f"opens at revision {state['revision']}: {counts}")
+    if state.get("encrypted"):
+        yield Finding("encryption", Level.OK, "what the store says is encrypted at rest, backups made by it as well")
     yield from _verified(session)
     yield from _embedder_of_daemon(session, state)
 

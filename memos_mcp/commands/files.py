@@ -168,17 +168,24 @@ def restore_backup(session: Session, options: argparse.Namespace) -> int:
     # Only here: every other command leaves the engine alone, and need not wait for it to load.
     from engine.clock import SystemClock
     from engine.memos import restore_backup as put_back
+    from engine.vault.encrypting import is_encrypted
 
     path = options.file.expanduser().absolute()
     if not path.is_file():
         raise Failure(f"{path} is not a file")
     data = session.settings.data
     session.stop_daemon()
+    before = is_encrypted(session.settings)
     kept = put_back(session.settings, path, SystemClock().now())
+    encrypted = is_encrypted(session.settings)
     if session.screen.as_json:
-        session.screen.json({"restored": str(path), "data": str(data), "kept": None if kept is None else str(kept)})
+        answer = {"restored": str(path), "data": str(data), "kept": None if kept is None else str(kept)}
+        session.screen.json(answer | {"encrypted": encrypted})
         return DONE
     session.screen.line(f"the store in {data} is now what {path} holds")
     if kept is not None:
-        session.screen.line(f"what was there before is kept in {kept}")
+        readable = ", not encrypted" if before is False and encrypted else ""
+        session.screen.line(f"what was there before is kept in {kept}{readable}")
+    if before and not encrypted:
+        session.screen.line("the backup was not encrypted, so the store is not any more: `memos-mcp encrypt` does that")
     return DONE
