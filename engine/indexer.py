@@ -5,6 +5,8 @@ the vault when the snapshot is missing, damaged, of another store, embedder or f
 Loading runs in the background; a recall that needs a cube's index waits a bounded time for it, and then says that it is
 degraded. After that, every commit is applied on the writer thread before the writer's caller hears of it.
 
+The indexes of an encrypted store are in memory only: there are no snapshots of them, and each is built at the start.
+
 What stays true: an index reflects a revision of the vault, and says which; a recall from it equals a recall from one
 that was built anew. Indexes hold nothing that the vault does not.
 """
@@ -101,6 +103,8 @@ class Indexes:
                 return
             slot.doing = "loading"
             try:
+                if not self._on_disk:
+                    raise SnapshotUnusable("the store is encrypted, so there is none")
                 index, revision = CubeIndex.load(self.folder(cube), self._facts(cube, self._active))
                 if revision > self._vault.revision:
                     raise SnapshotUnusable("it is from a later state of the vault")
@@ -132,6 +136,11 @@ class Indexes:
                 for record in part:
                     follow(index, record, vectors.get(record.memory.id))
         return len(changed) + len(erased)
+
+    @property
+    def _on_disk(self) -> bool:
+        """Whether there are snapshots: not of a store whose contents are unreadable on disk."""
+        return self._vault.sealer.plain
 
     @property
     def _active(self) -> str:
@@ -264,7 +273,7 @@ class Indexes:
         """Write one snapshot. After an erasure this is what removes the erased words from disk."""
         slot = self._slot(cube)
         with slot.lock:
-            if slot.index is None or not slot.ready.is_set():  # none, or one that has half of a change
+            if slot.index is None or not slot.ready.is_set() or not self._on_disk:  # none, or it has half of a change
                 shutil.rmtree(self.folder(cube), ignore_errors=True)
                 return
             slot.index.save(self.folder(cube), slot.revision, self._facts(cube, slot.embedder))
@@ -302,10 +311,12 @@ class Indexes:
             self._folder.unlink()
         if not self._folder.exists():
             return
-        known = {self.folder(name).name for name in names}
+        known = {self.folder(name).name for name in names} if self._on_disk else set()
         for folder in self._folder.iterdir():
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
+        if not self._on_disk:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def as_matrices(stored: dict[str, bytes], dimension: int | None) -> dict[str, NDArray[np.float32]]:

@@ -282,6 +282,7 @@ class MemOS:
             index=tuple(item for item in parts.indexes.status() if item[0] in names),
             last_backup=upkeep.last_backup(parts) if owner else None,
             audit_length=revision,
+            encrypted=not parts.vault.sealer.plain,
         )
 
     def _degraded(self) -> str | None:

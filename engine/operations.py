@@ -302,6 +302,7 @@ class EngineStatus:
     index: tuple[tuple[str, str], ...]  # cube -> what the index of it is doing
     last_backup: datetime | None
     audit_length: int
+    encrypted: bool = False  # at rest: see `engine.vault.encrypting`
 
 
 # --- events -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from engine.vault import Transaction, backup_names, queries
 from engine.vault.audit import broken_links
 from engine.vault.backup import AUTOMATIC, backup_path
 from engine.vault.rows import known_time, stored_time
+from engine.vault.sealed_columns import unopened
 
 OPERATIONS_KEPT = timedelta(days=7)  # how long an answer is kept for a client that sends its request again
 STAMP = "%Y%m%dT%H%M%S.%fZ"
@@ -107,7 +108,7 @@ def problems(parts: Parts) -> tuple[str, ...]:
 def _vault_problems(parts: Parts) -> list[str]:
     with parts.vault.reading() as connection:
         queries.read_everything(connection)
-        found = [*broken_links(queries.audit_rows(connection)), *queries.cut_audit(connection)]
+        found = [*broken_links(queries.audit_rows(connection)), *queries.cut_audit(connection), *unopened(connection)]
         for says, sql in _CHECKS:
             rows = connection.execute(sql).fetchall()
             found += [f"{says}: {row[0]}" for row in rows]

@@ -147,4 +147,5 @@ def status(engine: EngineStatus) -> dict[str, Any]:
         "index": dict(engine.index),
         "last_backup": when(engine.last_backup),
         "audit_length": engine.audit_length,
+        "encrypted": engine.encrypted,
     }
