@@ -6,11 +6,13 @@ anything: what it is given is all that it shows.
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 from cubes import Governance, Memory
 from engine.operations import EngineStatus, MemoryView, Receipt, Recollection, Version
+from engine.provenance import Traced
 
 SCORE_DIGITS = 3
 
@@ -38,9 +40,29 @@ def brief(found: Recollection) -> dict[str, Any]:
     }
 
 
-def detailed(found: Recollection) -> dict[str, Any]:
-    """A recalled memory with its header, its lineage and why it was found."""
-    return {**brief(found), "why": list(found.why), **header(found.memory)}
+def detailed(found: Recollection, traced: Traced | None) -> dict[str, Any]:
+    """A recalled memory with its header, its lineage, where it comes from and why it was found."""
+    memory = found.memory
+    return {
+        **brief(found),
+        "why": list(found.why),
+        **header(memory),
+        "provenance": None if traced is None else provenance(memory, traced),
+    }
+
+
+def provenance(memory: Memory, traced: Traced) -> dict[str, Any]:
+    """Where a memory comes from: what its source said, who stored it, and the bundle or folder that its cube shows."""
+    about, bundle = memory.descriptive, traced.bundle
+    return {
+        "source": about.source,
+        "origin": about.origin.value,
+        "actor": about.actor,
+        "author": traced.author,
+        "changed_by": traced.changed_by,
+        "bundle": None if bundle is None else {"store": bundle.store, "cube": bundle.cube, "owner": bundle.owner},
+        "mounted": traced.mounted,
+    }
 
 
 def header(memory: Memory) -> dict[str, Any]:
@@ -57,6 +79,7 @@ def header(memory: Memory) -> dict[str, Any]:
             "role": about.role,
             "session": about.session,
             "position": about.position,
+            "metadata": None if about.metadata is None else json.loads(about.metadata),
             "entities": list(about.entities),
             "mentions": [
                 {"text": mention.text, "start": when(mention.start), "end": when(mention.end)}
@@ -97,10 +120,11 @@ def whole(memory: Memory) -> dict[str, Any]:
     }
 
 
-def memory_view(view: MemoryView) -> dict[str, Any]:
+def memory_view(view: MemoryView, traced: Traced | None) -> dict[str, Any]:
     """A memory and what stands around it."""
     return {
         **whole(view.memory),
+        "provenance": None if traced is None else provenance(view.memory, traced),
         "derived": [{"relation": relation, "id": derived} for relation, derived in view.derived],
         "previous": view.previous,
         "next": view.next,

@@ -32,6 +32,7 @@ from mcp_types import (
 from cubes import KINDS, Kind, Memory, State
 from engine.errors import Invalid, NotAllowed, NotFound
 from engine.operations import Caller, CubeView
+from engine.provenance import Traced
 from memos_mcp import render, render_cubes
 from memos_mcp.service import Context, caller_of, is_modern
 from memos_mcp.uris import OF_A_CUBE, OF_A_MEMORY, Address, Place, parse, spell
@@ -179,7 +180,8 @@ def _artifacts(memos: MemOS, address: Address, caller: Caller) -> Bodies:
 
 def _memory(memos: MemOS, address: Address, caller: Caller) -> Bodies:
     view = memos.memory(address.name, caller)
-    return [*_json(render.memory_view(view)), (MARKDOWN_TYPE, _markdown(view.memory))]
+    traced = memos.provenance([view.memory], caller).get(view.memory.id)
+    return [*_json(render.memory_view(view, traced)), (MARKDOWN_TYPE, _markdown(view.memory, traced))]
 
 
 def _history(memos: MemOS, address: Address, caller: Caller) -> Bodies:
@@ -208,8 +210,9 @@ def _json(body: dict[str, Any]) -> Bodies:
     return [(JSON_TYPE, json.dumps(body, ensure_ascii=False, separators=(",", ":")))]
 
 
-def _markdown(memory: Memory) -> str:
+def _markdown(memory: Memory, traced: Traced | None) -> str:
     about = memory.descriptive
+    bundle = traced.bundle if traced is not None else None
     facts = {
         "cube": memory.cube,
         "kind": memory.kind.value,
@@ -219,6 +222,12 @@ def _markdown(memory: Memory) -> str:
         "stored": render.when(about.created_at),
         "said by": about.actor,
         "source": about.source,
+        "origin": about.origin.value,
+        "stored by": traced and traced.author,
+        "came with": bundle and f"cube {bundle.cube} of {bundle.owner}, store {bundle.store}",
+        "shown from": traced and traced.mounted,
+        "sensitivity": memory.governance.sensitivity.value,
+        "derived from": ", ".join(f"{edge.source} v{edge.version} ({edge.relation.value})" for edge in memory.lineage),
         "tags": ", ".join(about.tags),
     }
     lines = [f"# Memory {memory.id}", "", *(f"- {name}: {value}" for name, value in facts.items() if value), ""]

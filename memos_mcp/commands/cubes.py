@@ -113,9 +113,11 @@ def _facts(cube: Cube) -> list[tuple[str, object]]:
         *((f"{grant['principal']} may", ", ".join(grant["actions"])) for grant in policy["grants"]),
         *((name.replace("_", " "), policy[name]) for name in LIMITS),
     ]
-    for name in ("states", "kinds"):
-        if counts := cube.get(name):
-            rows.append((name, ", ".join(f"{count:,} {what}" for what, count in counts.items())))
+    rows += [
+        (name, ", ".join(f"{count:,} {what}" for what, count in cube[name].items()))
+        for name in ("states", "kinds")
+        if cube.get(name)
+    ]
     rows += [(f"snapshot {row['name']}", f"{row['at'][:19]} by {row['author']}") for row in cube.get("snapshots", ())]
     rows += [
         (f"artifact {row['id']}", f"{row['kind']}, {row['bytes']:,} bytes, {row['state']}")

@@ -101,7 +101,9 @@ def show_diff(session: Session, result: Mapping[str, Any]) -> None:
     rows = [("header", "", field["name"], _change(field)) for field in result["header"]]
     rows += [("added", id, "", "") for id in result["added"]]
     rows += [("removed", id, "", "") for id in result["removed"]]
-    rows += [("changed", row["id"], field["name"], _change(field)) for row in result["changed"] for field in row["fields"]]
+    rows += [
+        ("changed", row["id"], field["name"], _change(field)) for row in result["changed"] for field in row["fields"]
+    ]
     if rows:
         session.screen.table(("", "memory", "field", "before → after"), rows)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -17,6 +17,7 @@ from engine.operations import (
     Caller,
     Progress,
     Recall,
+    Recollection,
 )
 from engine.text.recalled import delimit, remark
 from memos_mcp.render import brief, detailed
@@ -85,14 +86,20 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
         detailed=asked.response_format == "detailed",
     )
     recalled = memos.recall(request, caller)
-    shape = detailed if asked.response_format == "detailed" else brief
     return {
-        "memories": [shape(found) for found in recalled.memories],
+        "memories": _shaped(memos, recalled.memories, caller, in_detail=request.detailed),
         "omitted": recalled.omitted,
         "degraded": recalled.degraded,
         "nothing_relevant": recalled.nothing_relevant,
         "notice": NOTICE,
     }
+
+
+def _shaped(memos: MemOS, found: Sequence[Recollection], caller: Caller, *, in_detail: bool) -> list[Result]:
+    if not in_detail:
+        return [brief(row) for row in found]
+    traced = memos.provenance([row.memory for row in found], caller)
+    return [detailed(row, traced.get(row.memory.id)) for row in found]
 
 
 def text(result: Result) -> str:
@@ -129,7 +136,11 @@ def _block(memory: Result) -> str:
 
 
 def _details(memory: Result) -> dict[str, str]:
-    header = {**memory["descriptive"], **memory["governance"]}
+    origin = memory["provenance"] or {}
+    stored = {name: origin.get(name) for name in ("author", "changed_by", "mounted")}
+    if bundle := origin.get("bundle"):
+        stored["bundle"] = f"cube {bundle['cube']} of {bundle['owner']}, store {bundle['store']}"
+    header = {**memory["descriptive"], **memory["governance"], **stored}
     told = {name: str(value) for name, value in header.items() if value not in (None, False, [], 0)}
     lineage = ", ".join(f"{edge['relation']} {edge['source']}" for edge in memory["lineage"])
     more = {"version": str(memory["version"]), "why": "; ".join(memory["why"]), **told}
