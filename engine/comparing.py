@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cubes import Kind
+from cubes import Kind, Sensitivity
 from engine.operations import Recall
 from engine.parts import Parts, content_key
 from engine.reader import Draft
@@ -48,9 +48,9 @@ def is_claim(draft: Draft) -> bool:
     return draft.kind in CLAIMS and draft.part_of is None
 
 
-def prepare(parts: Parts, cube: str, drafts: Sequence[Draft]) -> list[Prepared]:
-    """Compare each draft with what the cube holds; the transaction only has to see that this still stands."""
-    alike = [_alike(parts, cube, draft) for draft in drafts]
+def prepare(parts: Parts, cube: str, drafts: Sequence[Draft], seen: frozenset[Sensitivity]) -> list[Prepared]:
+    """Compare each draft with what is `seen` of the cube; the transaction only has to see that this still stands."""
+    alike = [_alike(parts, cube, draft, seen) for draft in drafts]
     ids = list(dict.fromkeys(id for found in alike for id in found))
     with parts.vault.reading() as connection:
         known = queries.contents(connection, ids)
@@ -86,7 +86,7 @@ def _beside(drafts: Sequence[Draft]) -> Iterator[list[int]]:
             having[word].append(number)
 
 
-def _alike(parts: Parts, cube: str, draft: Draft) -> tuple[str, ...]:
+def _alike(parts: Parts, cube: str, draft: Draft, seen: frozenset[Sensitivity]) -> tuple[str, ...]:
     """Ids of the memories that are most like the draft in words: what it repeats or contradicts shares them."""
     if not is_claim(draft):
         return ()
@@ -94,5 +94,5 @@ def _alike(parts: Parts, cube: str, draft: Draft) -> tuple[str, ...]:
     if found is None or not len(found[0]):
         return ()
     search = Recall(query=draft.content[:MAX_RIVAL_QUERY_CHARS], limit=RIVALS_LOOKED_AT, kinds=CLAIMS)
-    ranking = rank(search, {cube: found[0]}, None, parts.clock.now())
+    ranking = rank(search, {cube: found[0].showing(seen)}, None, parts.clock.now())
     return tuple(candidate.id for candidate in ranking.candidates[:RIVALS_LOOKED_AT])

@@ -55,14 +55,15 @@ class Erasure:
         if not self.named:
             return ForgetResult(not_found=self.missing)
         self.collect()
-        self._check_rights()
+        self.check_rights()
         for record in (*self.gone.values(), *self.blanked.values()):
             after(record.memory, Step.ERASE)
         receipt = self._erase()
         forgotten = tuple(Forgotten(id, Mode.ERASE) for id in self.gone)
         return ForgetResult(forgotten=forgotten, not_found=self.missing, receipt=receipt)
 
-    def _check_rights(self) -> None:
+    def check_rights(self) -> None:
+        """Refuse where more would go than the caller may change. What that is, is not said: it may not see it."""
         named = {record.memory.id for record in self.named}
         for record in (*self.gone.values(), *self.blanked.values()):
             try:
@@ -71,7 +72,7 @@ class Erasure:
                 if record.memory.id in named:
                     raise
                 raise NotAllowed(
-                    "what is to be erased was fused into a cube that you may not change: its owner has to erase it; "
+                    "what is to be erased is also in what you may not change: who administers the cube has to erase it; "
                     "nothing was erased"
                 ) from error
 

@@ -26,8 +26,8 @@ from typing import Any
 from cubes import Action, Relation
 from engine.embeddings import SYSTEM
 from engine.erasing import PENDING, Erasure, lasting
-from engine.errors import Cancelled, Conflict, Expired, Invalid, MemosError, NotFound
-from engine.governance.access import allowed, no_memory
+from engine.errors import Cancelled, Conflict, Expired, Invalid, MemosError, NotAllowed, NotFound
+from engine.governance.access import no_memory
 from engine.lifecycle.states import Step, after, state_after
 from engine.operations import (
     CONFIRM_MINUTES,
@@ -133,6 +133,7 @@ class Forgetting:
             if mode is Mode.ERASE:
                 erasure = Erasure(self._parts, transaction, records, (), None)
                 erasure.collect()
+                erasure.check_rights()
                 records = list(erasure.gone.values())  # nothing is erased that was not shown
             items = json.dumps([[record.memory.id, record.memory.version] for record in records])
             expires = transaction.now + timedelta(minutes=CONFIRM_MINUTES)
@@ -223,8 +224,11 @@ def _readable(transaction: Transaction, ids: Sequence[str]) -> tuple[list[Record
 
 def _writable(transaction: Transaction, record: Record) -> bool:
     """Whether the caller may forget it: what it may only read is not offered."""
-    cube = queries.cube(transaction.connection, record.memory.cube)
-    return cube is not None and allowed(transaction.caller.principal, cube, Action.WRITE)
+    try:
+        may(transaction, record, Action.WRITE)
+    except (NotFound, NotAllowed):
+        return False
+    return True
 
 
 def _confirmed(transaction: Transaction, token: str) -> tuple[tuple[str, ...], Mode]:

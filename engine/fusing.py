@@ -28,7 +28,7 @@ from engine.operations import (
     Recall,
     Remember,
 )
-from engine.parts import Parts, answered, check_ids, content_key, existing, once, readable_cubes
+from engine.parts import Parts, answered, check_ids, content_key, existing, once, readable_cubes, require_room, seen_in
 from engine.reader.checks import check_text
 from engine.reader.secrets import refuse_secrets
 from engine.recall import rank
@@ -170,7 +170,6 @@ def _store(
 ) -> Fused:
     newest = newest_first(records)[0].memory
     id = parts.ids.new("m")
-    revision = transaction.audit("fuse", newest.cube, [id], parents=[record.memory.id for record in records])
     memory = Memory(
         cube=newest.cube,
         content=plan.content,
@@ -194,7 +193,9 @@ def _store(
         ),
     )
     author = transaction.caller.principal.name
+    require_room(transaction, memory.cube, [memory], [record.memory for record in records])
     key = content_key(parts.vault, plan.content)
+    revision = transaction.audit("fuse", newest.cube, [id], parents=[record.memory.id for record in records])
     record = Record(memory, transaction.new_label(), key, author, "fuse", None, revision)
     active = parts.embeddings.active or ""
     transaction.add([record], [vectors[active][0] if active in vectors else None], active)
@@ -226,12 +227,13 @@ def _strictness(sensitivity: str) -> int:
 def _groups(parts: Parts, cube: str, caller: Caller, progress: Progress) -> Iterator[tuple[str, ...]]:
     """Groups of memories that say the same or contradict one another, by the rule of duplicates and conflicts."""
     readable_cubes(parts, [cube], caller)
+    seen = seen_in(parts, cube, caller)
     found = parts.indexes.ready(cube)
     if found is None:
         return
-    index, _ = found
+    index = found[0].showing(seen)
     with parts.vault.reading() as connection:
-        records = {record.memory.id: record for record in queries.newest_claims(connection, cube, GROUPS_FROM)}
+        records = {record.memory.id: record for record in queries.newest_claims(connection, cube, GROUPS_FROM, seen)}
     now = parts.clock.now()
     alive = {id: record.memory for id, record in records.items() if not is_expired(record.memory, now)}
     parent = {id: id for id in alive}

@@ -1,32 +1,31 @@
-"""history and restore: what a memory said before, and making an earlier version the present one again."""
+"""history and restore: what a memory said before, and making an earlier version the present one again.
+
+A restored version says again what it said; how carefully it is handled is never less than now. Versions whose front was
+let go by retention begin later than 1, and the first one that is left says how many are missing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from cubes import Action, Memory, Relation, State
 from engine.erasing import lasting
 from engine.errors import Expired, NotFound
-from engine.governance.access import no_memory
+from engine.governance.access import clearance, no_memory, stricter
+from engine.lifecycle.fusions import HOLDING, Fusions
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
 from engine.operations import MAX_REASON_CHARS, Caller, Version
-from engine.parts import Parts, existing, may, memory_key
+from engine.parts import Parts, existing, may, may_all, memory_key, require_room
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record
 
 
 def history(parts: Parts, id: str, caller: Caller) -> tuple[Version, ...]:
-    """All versions of a memory, oldest first.
+    """All versions of a memory that are kept, oldest first.
 
     Raises:
         NotFound: there is no such memory for this caller.
     """
-    with parts.vault.reading() as connection:
-        records = queries.versions(connection, id)
-        if not records:
-            raise NotFound(no_memory(id))
-        may(Transaction(connection, parts.vault.head, parts.clock.now(), caller), records[-1], Action.READ)
     return tuple(
         Version(
             id=id,
@@ -37,40 +36,62 @@ def history(parts: Parts, id: str, caller: Caller) -> tuple[Version, ...]:
             reason=record.reason,
             state=record.memory.state,
             content=record.memory.content,
+            let_go=0 if place else record.memory.version - 1,
         )
-        for record in records
+        for place, record in enumerate(visible_versions(parts, id, caller))
     )
+
+
+def visible_versions(parts: Parts, id: str, caller: Caller, action: Action = Action.READ) -> list[Record]:
+    """The versions of a memory that the caller may see, oldest first; it may do `action` with the memory.
+
+    Raises:
+        NotFound: there is no such memory for this caller.
+        NotAllowed: it may see it, but not do that.
+    """
+    with parts.vault.reading() as connection:
+        records = queries.versions(connection, id)
+        if not records:
+            raise NotFound(no_memory(id))
+        may(Transaction(connection, parts.vault.head, parts.clock.now(), caller), records[-1], action)
+        cube = queries.cube(connection, records[-1].memory.cube)
+    seen = frozenset() if cube is None else clearance(caller.principal, cube)
+    return [record for record in records if record.memory.governance.sensitivity in seen]
+
+
+def version_of(records: list[Record], id: str, version: int) -> Record:
+    """One of the versions that are kept. Raises `NotFound`, naming those that are."""
+    for record in records:
+        if record.memory.version == version:
+            return record
+    raise NotFound(f"{id} has no version {version}: `memos-mcp history {id}` lists those that there are")
 
 
 def restore(parts: Parts, id: str, version: int, caller: Caller, reason: str | None) -> Memory:
     """Make version `version` the present one, as a new version; a memory that was archived or merged lives again.
 
     Restoring a parent of a fused memory undoes the fusion: all its parents live again, the fused memory is archived.
-    Where that was fused again, the later fusion is undone as well.
+    Where that was fused again, the later fusion is undone as well. A parent that another living fusion holds stays.
 
     Raises:
         NotFound: no such memory, or no such version of it.
         Expired: that version's time has passed.
         Frozen, NotAllowed: nothing was changed.
     """
-    with parts.vault.reading() as connection:
-        versions = {record.memory.version: record for record in queries.versions(connection, id)}
-        existing(Transaction(connection, parts.vault.head, parts.clock.now(), caller), [id], Action.WRITE)
-    if versions and version not in versions:
-        raise NotFound(f"{id} has no version {version}: `memos-mcp history {id}` lists 1 to {max(versions)}")
-    wanted = versions[version].memory if versions else None
-    vectors = parts.embeddings.contents([wanted.content]) if wanted is not None and not wanted.descriptive.parts else {}
+    wanted = version_of(visible_versions(parts, id, caller, Action.WRITE), id, version).memory
+    vectors = parts.embeddings.contents([None if wanted.descriptive.parts else wanted.content])
 
     def job(transaction: Transaction) -> Record:
         (current,) = existing(transaction, [id], Action.WRITE)
-        then = next(r for r in queries.versions(transaction.connection, id) if r.memory.version == version)
+        then = version_of(queries.versions(transaction.connection, id), id, version)
         state = then.memory.state if then.memory.state in LIVE else state_after(current.memory, Step.RESTORE)
         state_after(current.memory, Step.RESTORE)
         if is_expired(then.memory, transaction.now):
             raise Expired(f"version {version} of {id} expired: remember its content anew if it still holds")
-        restored = replace(then.memory, state=state)
-        if replace(restored, version=current.memory.version, descriptive=current.memory.descriptive) == current.memory:
+        restored = replace(said_again(then.memory, current.memory), state=state)
+        if as_of_now(restored, current.memory) == current.memory:
             return current
+        require_room(transaction, current.memory.cube, [restored], [current.memory])
         told = lasting(_bounded(reason), [current.memory, restored])
         revision = transaction.audit("restore", current.memory.cube, [id], reason=told, version=version)
         old = replace(current, content_key=memory_key(parts.vault, restored))
@@ -86,6 +107,18 @@ def restore(parts: Parts, id: str, version: int, caller: Caller, reason: str | N
         return queries.complete(connection, [made])[0]
 
 
+def said_again(then: Memory, now: Memory) -> Memory:
+    """What a memory said then, handled at least as carefully as now."""
+    sensitivity = stricter(then.governance.sensitivity, now.governance.sensitivity)
+    return replace(then, governance=replace(then.governance, sensitivity=sensitivity))
+
+
+def as_of_now(memory: Memory, current: Memory) -> Memory:
+    """`memory` under the version number and time of `current`: then both are equal where they say the same."""
+    about = replace(memory.descriptive, updated_at=current.descriptive.updated_at)
+    return replace(memory, version=current.version, descriptive=about)
+
+
 def _bounded(reason: str | None) -> str | None:
     return None if reason is None else reason[:MAX_REASON_CHARS]
 
@@ -93,54 +126,36 @@ def _bounded(reason: str | None) -> str | None:
 def _with_it(transaction: Transaction, current: Record, revision: int) -> None:
     """What comes back, or goes, together with a restored memory."""
     if current.memory.state is State.MERGED:
-        _unfuse(transaction, current.memory.id, revision)
+        _unfuse(transaction, current.memory, revision)
     if current.memory.descriptive.parts and current.memory.state is State.ARCHIVED:
-        pieces = _derived(transaction, [current.memory.id], Relation.PART_OF)
-        for piece in pieces:
-            if piece.memory.state is State.ARCHIVED:
+        edges = queries.derived_from(transaction.connection, [current.memory.id])
+        pieces = [derived for derived, edge in edges if edge.relation is Relation.PART_OF]
+        for piece in transaction.records(pieces).values():
+            if piece.memory.state is State.ARCHIVED and piece.memory.cube == current.memory.cube:
                 transaction.move(piece, state_after(piece.memory, Step.RESTORE), "restore", revision)
 
 
-def _unfuse(transaction: Transaction, id: str, revision: int) -> None:
-    """Undo every live fusion that the restored memory went into, however many fusions are between.
+def _unfuse(transaction: Transaction, restored: Memory, revision: int) -> None:
+    """Undo every fusion that the restored memory went into, however many fusions are between.
 
-    What those were fused from lives again; of that, what was fused itself on the way from `id` is archived instead.
+    What those were fused from lives again, unless another fusion stands for it; what was fused on the way is archived.
     """
-    between = _fused_from(transaction, id)
-    undone = [fused for fused in between.values() if fused.memory.state in LIVE]
-    pending = [fused.memory.id for fused in undone]
-    met = {id, *pending}
-    for fused in undone:
-        transaction.move(fused, state_after(fused.memory, Step.ARCHIVE), "unfuse", revision)
-    while pending:
-        for parent in transaction.records(
-            queries.sources_of(transaction.connection, [pending.pop()], Relation.FUSED_FROM)
-        ).values():
-            memory = parent.memory
-            if memory.id in met:
-                continue
-            met.add(memory.id)
-            if memory.id in between:
-                pending.append(memory.id)
-            if memory.state is State.MERGED:
-                state = state_after(memory, Step.RESTORE)
-                if memory.id in between:
-                    state = state_after(replace(memory, state=state), Step.ARCHIVE)
-                transaction.move(parent, state, "unfuse", revision)
+    fusions = Fusions.around(transaction.connection, [restored.id])
+    undone = {id for id in fusions.above(restored.id) if fusions.states[id] in HOLDING}
+    freed = fusions.freed(undone, lambda id: None if id in undone else fusions.states[id]) - {restored.id}
+    records = transaction.records(sorted(undone | freed))
+    may_all(transaction, records.values(), _OUT_OF_REACH.format(restored.id))
+    revisions = {restored.cube: revision}
+    for cube in sorted({record.memory.cube for record in records.values()} - {restored.cube}):
+        mine = [id for id, record in records.items() if record.memory.cube == cube]
+        revisions[cube] = transaction.audit("unfuse", cube, mine)
+    for id, record in records.items():
+        memory = record.memory
+        if memory.state is State.MERGED:
+            memory = replace(memory, state=state_after(memory, Step.RESTORE))
+        if id in undone:
+            memory = replace(memory, state=state_after(memory, Step.ARCHIVE))
+        transaction.move(record, memory.state, "unfuse", revisions[memory.cube])
 
 
-def _fused_from(transaction: Transaction, id: str) -> dict[str, Record]:
-    """Everything that was fused from `id`, at any depth."""
-    found: dict[str, Record] = {}
-    pending = [id]
-    while pending:
-        for record in _derived(transaction, [pending.pop()], Relation.FUSED_FROM):
-            if record.memory.id not in found:
-                found[record.memory.id] = record
-                pending.append(record.memory.id)
-    return found
-
-
-def _derived(transaction: Transaction, ids: Sequence[str], relation: Relation) -> list[Record]:
-    edges = queries.derived_from(transaction.connection, ids)
-    return list(transaction.records([derived for derived, edge in edges if edge.relation is relation]).values())
+_OUT_OF_REACH = "{} was fused into what you may not change: its owner has to undo that; nothing was changed"

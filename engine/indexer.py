@@ -18,13 +18,14 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.embeddings import Embeddings
+from engine.governance.access import stricter
 from engine.index.cube_index import CubeIndex, Entry
 from engine.index.snapshot import SnapshotUnusable
 from engine.settings import Settings
@@ -153,7 +154,8 @@ class Indexes:
         with self._vault.reading() as connection:
             current = queries.records(connection, [record.memory.id for record in found])
             vectors = as_matrices(queries.vectors(connection, self._active, list(current)), self._embeddings.dimension)
-        found = [record for record in found if record.memory.id in current]  # the others were erased just now
+        # The others were erased just now. Who may not see what it is now, or was then, does not find it then.
+        found = [_guarded(record, current[record.memory.id]) for record in found if record.memory.id in current]
         changed = [r for r in found if r.memory.content != current[r.memory.id].memory.content]
         for record, rows in zip(changed, self._fresh([r.memory.content for r in changed]), strict=True):
             if rows is not None:
@@ -352,4 +354,12 @@ def entry_of(record: Record) -> Entry:
         session=about.session,
         position=about.position,
         content=memory.content,
+        sensitivity=memory.governance.sensitivity,
     )
+
+
+def _guarded(then: Record, now: Record) -> Record:
+    """An earlier version, as sensitive as it was then or is now, whichever is more."""
+    rules = then.memory.governance
+    strict = stricter(rules.sensitivity, now.memory.governance.sensitivity)
+    return replace(then, memory=replace(then.memory, governance=replace(rules, sensitivity=strict)))

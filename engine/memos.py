@@ -9,28 +9,40 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from cubes import Action, MemCube, Memory, Relation
-from engine import cube_fusing, forgetting, fusing, recalling, remembering, removing, transfer, upkeep
+from engine import cube_fusing, forgetting, fusing, recalling, remembering, removing, timeline, transfer, upkeep
 from engine import history as versions
+from engine import provenance as tracing
 from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
-from engine.cube_operations import FuseCubes, FusedCubes
+from engine.cube_operations import (
+    Changed,
+    CubeDiff,
+    CubeVersion,
+    FuseCubes,
+    FusedCubes,
+    Mount,
+    RolledBack,
+    Snapshot,
+)
 from engine.embeddings import Embeddings
 from engine.erasing import note_pending
 from engine.errors import Cancelled, Invalid, MemosError, NotAllowed, NotFound
-from engine.governance.access import granted, no_memory
+from engine.events import Events
+from engine.governance.access import clearance, granted, header_for, no_memory
 from engine.indexer import Indexes
 from engine.operations import (
     PAGE_SIZE,
     Caller,
     CubeView,
     EngineStatus,
-    Event,
     Forget,
     ForgetResult,
     Fuse,
@@ -46,9 +58,11 @@ from engine.operations import (
     Version,
     silent,
 )
-from engine.parts import Parts, answered, may, readable_cubes
+from engine.parts import Parts, answered, may, readable_cubes, seen_in, shown, visible
+from engine.provenance import Traced
 from engine.settings import Settings
 from engine.vault import Change, MemVault, Transaction, queries, restore_backup
+from engine.watcher import Watcher
 
 COMPLETIONS = 100  # values that a completion offers at most
 log = logging.getLogger(__name__)
@@ -64,12 +78,15 @@ class MemOS:
         self._recalling = recalling.Recalling(parts)
         self._forgetting = forgetting.Forgetting(parts, self._recalling)
         self._listeners: dict[object, Listener] = {}
+        self._events = Events(parts.vault)
         self._stopping = threading.Event()
         self._work = threading.Event()
         parts.vault.on_commit = self._committed
         self._forgetting.finish()
         self._background = threading.Thread(target=self._run_background, name="memos-background", daemon=True)
+        self._watcher = Watcher(parts, self._work.set)
         self._background.start()
+        self._watcher.start()
 
     @classmethod
     def open(
@@ -110,6 +127,7 @@ class MemOS:
 
     def close(self) -> None:
         """Write what is still to be written and let the store go. Nothing acknowledged depends on it."""
+        self._watcher.close()
         self._stopping.set()
         self._work.set()
         self._background.join()
@@ -183,22 +201,66 @@ class MemOS:
         """Make an earlier version the present one. See `engine.history`."""
         return versions.restore(self._parts, id, version, caller, reason)
 
+    def diff_versions(self, id: str, a: int, b: int, caller: Caller) -> Changed:
+        """In which fields two versions of a memory differ. See `engine.timeline.differences`."""
+        return timeline.diff_versions(self._parts, id, a, b, caller)
+
+    def snapshot(self, cube: str, name: str, caller: Caller, reason: str | None = None) -> Snapshot:
+        """Name the present moment of a cube. See `engine.timeline.moments`."""
+        return timeline.snapshot(self._parts, cube, name, caller, reason)
+
+    def snapshots(self, cube: str, caller: Caller) -> tuple[Snapshot, ...]:
+        """The named moments of a cube, oldest first."""
+        return timeline.snapshots(self._parts, cube, caller)
+
+    def drop_snapshot(self, cube: str, name: str, caller: Caller) -> None:
+        """Take its name away from a moment."""
+        timeline.drop_snapshot(self._parts, cube, name, caller)
+
+    def memories_as_of(self, cube: str, moment: str | datetime, caller: Caller) -> tuple[Memory, ...]:
+        """Every memory that a cube held at a moment: a snapshot's name, an ISO instant, or "now"."""
+        return timeline.memories_as_of(self._parts, cube, moment, caller)
+
+    def diff_cube(self, cube: str, before: str, after: str, caller: Caller) -> CubeDiff:
+        """What differs between two moments of a cube. See `engine.timeline.differences`."""
+        return timeline.diff_cube(self._parts, cube, before, after, caller)
+
+    def rollback(
+        self,
+        cube: str,
+        to: str,
+        caller: Caller,
+        reason: str | None = None,
+        dry_run: bool = False,
+        progress: Progress = silent,
+    ) -> RolledBack:
+        """Make a cube say again what it said at a moment. See `engine.timeline.rollback`."""
+        done = timeline.rollback(self._parts, cube, to, caller, reason, dry_run, progress)
+        self._work.set()  # vectors that could not be made beforehand
+        return done
+
+    def cube_history(self, cube: str, caller: Caller) -> tuple[CubeVersion, ...]:
+        """Every version of a cube's header, oldest first."""
+        return timeline.cube_history(self._parts, cube, caller)
+
     # --- reading -----------------------------------------------------------------------------------------------
 
     def cubes(self, caller: Caller) -> tuple[CubeView, ...]:
         """The cubes that the caller may read, by name."""
-        return tuple(self._view(cube) for cube in readable_cubes(self._parts, None, caller))
+        return tuple(self._view(cube, caller) for cube in readable_cubes(self._parts, None, caller))
 
     def cube(self, name: str, caller: Caller) -> CubeView:
         """One cube. Raises `NotFound`."""
-        return self._view(readable_cubes(self._parts, [name], caller)[0])
+        return self._view(readable_cubes(self._parts, [name], caller)[0], caller)
 
-    def _view(self, cube: MemCube) -> CubeView:
+    def _view(self, cube: MemCube, caller: Caller) -> CubeView:
+        seen = clearance(caller.principal, cube)
         with self._parts.vault.reading() as connection:
-            states = queries.counts(connection, "state", cube.name)
-            kinds = queries.counts(connection, "kind", cube.name)
-            revision = queries.cube_revision(connection, cube.name)
-        return CubeView(cube, sum(count for _, count in states), states, kinds, revision)
+            states = queries.counts(connection, "state", cube.name, seen)
+            kinds = queries.counts(connection, "kind", cube.name, seen)
+            revision = queries.cube_revision(connection, cube.name, seen)
+        header = header_for(caller.principal, cube)
+        return CubeView(header, sum(count for _, count in states), states, kinds, revision)
 
     def memories(
         self,
@@ -217,13 +279,13 @@ class MemOS:
             NotFound: no such cube for this caller.
             Invalid: a cursor that no page gave out.
         """
-        readable_cubes(self._parts, [cube], caller)
+        seen = clearance(caller.principal, readable_cubes(self._parts, [cube], caller)[0])
         label = 0 if cursor is None else _label(cursor)
         with self._parts.vault.reading() as connection:
             records = queries.page(
-                connection, cube, after_label=label, limit=limit + 1, kind=kind, tag=tag, state=state
+                connection, cube, after_label=label, limit=limit + 1, kind=kind, tag=tag, state=state, seen=seen
             )
-            memories = queries.complete(connection, records[:limit])
+            memories = shown(connection, queries.complete(connection, records[:limit]), caller)
         more = len(records) > limit
         return Page(tuple(memories), f"after-{records[limit - 1].label}" if more else None)
 
@@ -237,17 +299,20 @@ class MemOS:
             may(transaction, record, Action.READ)
             memory = queries.complete(connection, [record])[0]
             edges = queries.derived_from(connection, [id])
-            near = queries.cubes_of(connection, [*(other for other, _ in edges), *(e.source for e in memory.lineage)])
-            seen = {cube.name for cube in readable_cubes(self._parts, None, caller)}
-            visible = {id for id, cube in near.items() if cube in seen}
-            memory = replace(memory, lineage=tuple(edge for edge in memory.lineage if edge.source in visible))
+            near = [*(other for other, _ in edges), *(edge.source for edge in memory.lineage)]
+            there = visible(connection, near, caller)
+            memory = replace(memory, lineage=tuple(edge for edge in memory.lineage if edge.source in there))
             derived = [
                 (edge.relation.value, other)
                 for other, edge in edges
-                if edge.relation is not Relation.FOLLOWS and other in visible
+                if edge.relation is not Relation.FOLLOWS and other in there
             ]
-            before, behind = queries.neighbours(connection, memory)
+            before, behind = queries.neighbours(connection, memory, seen_in(self._parts, memory.cube, caller))
         return MemoryView(memory, tuple(derived), before, behind)
+
+    def provenance(self, memories: Sequence[Memory], caller: Caller) -> dict[str, Traced]:
+        """Where memories that the caller was given come from, by id. See `engine.provenance`."""
+        return tracing.provenance(self._parts, memories, caller)
 
     def complete_cubes(self, prefix: str, caller: Caller) -> tuple[str, ...]:
         """Names of cubes that begin with `prefix`."""
@@ -256,21 +321,20 @@ class MemOS:
 
     def complete_ids(self, prefix: str, caller: Caller) -> tuple[str, ...]:
         """Ids of memories that begin with `prefix`, newest first."""
-        names = [cube.name for cube in readable_cubes(self._parts, None, caller)]
+        mine = readable_cubes(self._parts, None, caller)
+        seen = {cube.name: clearance(caller.principal, cube) for cube in mine}
         with self._parts.vault.reading() as connection:
-            return tuple(queries.ids_with_prefix(connection, prefix, names, COMPLETIONS))
+            return tuple(queries.ids_with_prefix(connection, prefix, seen, COMPLETIONS))
 
     def status(self, caller: Caller) -> EngineStatus:
         """How the store does; counts are of what the caller may read, and where it lies is for the owner alone."""
         parts, owner = self._parts, caller.principal.owner
-        names = [cube.name for cube in readable_cubes(parts, None, caller)]
-        with parts.vault.reading() as connection:
-            counts: dict[str, int] = {}
-            for name in names:
-                for state, count in queries.counts(connection, "state", name):
-                    counts[state] = counts.get(state, 0) + count
-            seen = max((queries.cube_revision(connection, name) for name in names), default=0)
-        revision = parts.vault.revision if owner else seen
+        views = self.cubes(caller)
+        names = [view.cube.name for view in views]
+        counts: Counter[str] = Counter()
+        for view in views:
+            counts.update(dict(view.states))
+        revision = parts.vault.revision if owner else max((view.revision for view in views), default=0)
         return EngineStatus(
             data=str(parts.vault.settings.data) if owner else "",
             store_id=parts.vault.store_id,
@@ -278,17 +342,18 @@ class MemOS:
             cubes=len(names),
             counts=tuple(sorted(counts.items())),
             embedder=parts.embeddings.name,
-            degraded=self._degraded(),
+            degraded=self._degraded(owner),
             index=tuple(item for item in parts.indexes.status() if item[0] in names),
             last_backup=upkeep.last_backup(parts) if owner else None,
             audit_length=revision,
             encrypted=not parts.vault.sealer.plain,
         )
 
-    def _degraded(self) -> str | None:
+    def _degraded(self, owner: bool) -> str | None:
         embeddings = self._parts.embeddings
         if embeddings.moving:
-            return f"{embeddings.missing()} memories are still to be embedded by {embeddings.name}"
+            how_many = embeddings.missing() if owner else "some"  # of all cubes: no count for who may not see them all
+            return f"{how_many} memories are still to be embedded by {embeddings.name}"
         return embeddings.degraded()
 
     # --- in, out, upkeep -----------------------------------------------------------------------------------------
@@ -344,10 +409,26 @@ class MemOS:
         self._recalling.write_uses()
         self._forgetting.finish()
         upkeep.expire(self._parts)
+        timeline.retain(self._parts)
+        self._watcher.start()
         self._work.set()  # memories that were stored without vectors get them
         upkeep.drop_old_records(self._parts)
         upkeep.save_indexes(self._parts, all_=False)
         upkeep.back_up_if_due(self._parts)
+
+    # --- mounts and shelves ------------------------------------------------------------------------------------
+
+    def mount(self, path: Path, caller: Caller, name: str | None = None) -> Mount:
+        """Show a folder of notes or bundles, or a bundle, as a read-only cube. See `engine.watcher`."""
+        return self._watcher.mount(path, caller, name)
+
+    def unmount(self, name: str, caller: Caller) -> None:
+        """Take a mount away, by the name of its cube or by its path; its files stay."""
+        self._watcher.unmount(name, caller)
+
+    def mounts(self, caller: Caller) -> tuple[Mount, ...]:
+        """What is mounted, and how each mount does."""
+        return self._watcher.mounts(caller)
 
     # --- events and background ---------------------------------------------------------------------------------
 
@@ -359,16 +440,9 @@ class MemOS:
 
     def _committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
         self._parts.indexes.apply(changes, transaction)
-        cubes = transaction.cubes | dict.fromkeys(change.cube for change in changes)
-        for cube in cubes:
-            ids = tuple(dict.fromkeys(change.id for change in changes if change.cube == cube))
-            self._tell(Event(transaction.revision, cube, ids, "changed", transaction.cubes_changed))
-        if transaction.cubes_changed and not cubes:
-            self._tell(Event(transaction.revision, "", (), "changed", True))
-
-    def _tell(self, event: Event) -> None:
-        for listener in list(self._listeners.values()):
-            listener(event)
+        for event in self._events.of(changes, transaction):
+            for listener in list(self._listeners.values()):
+                listener(event)
 
     def _run_background(self) -> None:
         """Load the indexes, then keep vectors complete and uses written until the store closes."""
@@ -379,7 +453,7 @@ class MemOS:
                 if first:
                     self._parts.indexes.load_all(stopped)
                 first = False
-                self._fill(stopped)
+                self._fill(lambda: stopped() or self._watcher.busy)
                 self._parts.indexes.tend()
                 self._recalling.write_uses()
             except Exception as error:  # noqa: BLE001 - the outermost edge of this thread: its work must go on

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from cubes import Action, Kind, MemCube, Memory, State
+from cubes import Action, Kind, MemCube, Memory, Sensitivity, State
 
 DEFAULT_CUBE = "default"
 MAX_CONTENT_CHARS = 200_000
@@ -89,6 +89,7 @@ class Remember:
     expires_in_days: float | None = None
     source: str | None = None
     supersedes: tuple[str, ...] = ()
+    sensitivity: Sensitivity | None = None  # None: as sensitive as what it supersedes, else normal
 
 
 class Status(StrEnum):
@@ -261,6 +262,7 @@ class Version:
     reason: str | None
     state: State
     content: str
+    let_go: int = 0  # of the first version that is kept: how many before it were let go by retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,13 +312,19 @@ class EngineStatus:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something was committed: `ids` of `cube` changed. `cubes_changed`: the list of cubes itself is another one."""
+    """Something was committed: `ids` of `cube` changed. `cubes_changed`: the list of cubes itself is another one.
+
+    `sensitivity`: who may not see memories that are so sensitive must not hear of it. `headers`: the cube's before and
+    now, where there are such. `engine.governance.access.hears_of` decides by these who is told.
+    """
 
     revision: int
     cube: str
     ids: tuple[str, ...]
     change: str
     cubes_changed: bool = False
+    sensitivity: Sensitivity = Sensitivity.NORMAL
+    headers: tuple[MemCube, ...] = ()
 
 
 Listener = Callable[[Event], None]

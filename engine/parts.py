@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from cubes import Action, MalformedCube, MemCube, Memory
+from cubes import Action, MalformedCube, MemCube, Memory, Sensitivity
 from cubes.canonical import digest
 from engine.clock import Clock, Ids
 from engine.embeddings import Embeddings
-from engine.errors import Invalid, NotFound
-from engine.governance.access import EVERY_CUBE, allowed, granted, no_cube, no_memory, require
+from engine.errors import Invalid, NotAllowed, NotFound
+from engine.governance.access import EVERY_CUBE, allowed, clearance, granted, no_cube, no_memory, require
+from engine.governance.limits import NO_ROOM, Room, check_room, fits, is_limited
 from engine.indexer import Indexes
+from engine.lifecycle.states import LIVE
 from engine.operations import MAX_CUBE_NAME_CHARS, MAX_IDS, Caller
 from engine.text.claims import normal_form
 from engine.vault import MemVault, Transaction, queries
+from engine.vault.connection import Connection
 from engine.vault.rows import Record, stored_time
 from engine.vault.sealing import Sealer
 
@@ -81,12 +84,49 @@ def ensure_cube(transaction: Transaction, name: str) -> int:
     return revision
 
 
+def seen_in(parts: Parts, name: str, caller: Caller) -> frozenset[Sensitivity]:
+    """How sensitive the memories of a cube may be that the caller sees; of one that is not there yet, would see."""
+    found = next((cube for cube in parts.vault.cubes() if cube.name == name), None)
+    now = parts.clock.now()
+    return clearance(caller.principal, found or MemCube(name, caller.principal.name, now, now))
+
+
+def visible(connection: Connection, ids: Iterable[str], caller: Caller) -> set[str]:
+    """Those of `ids` that name a memory which exists for the caller."""
+    places = queries.places_of(connection, list(dict.fromkeys(ids)))
+    found = {name: queries.cube(connection, name) for name in {name for name, _ in places.values()}}
+    seen = {name: clearance(caller.principal, cube) for name, cube in found.items() if cube is not None}
+    return {id for id, (name, sensitivity) in places.items() if sensitivity in seen.get(name, ())}
+
+
+def shown(connection: Connection, memories: Sequence[Memory], caller: Caller) -> list[Memory]:
+    """Memories that the caller sees, with as much of their lineage as leads to what it sees."""
+    if caller.principal.owner:
+        return list(memories)
+    there = visible(connection, (edge.source for memory in memories for edge in memory.lineage), caller)
+    return [
+        replace(memory, lineage=tuple(edge for edge in memory.lineage if edge.source in there)) for memory in memories
+    ]
+
+
 def may(transaction: Transaction, record: Record, action: Action) -> None:
-    """Let pass or refuse; a memory in a cube that the caller may not read does not exist for it."""
-    cube = queries.cube(transaction.connection, record.memory.cube)
-    if cube is None or not allowed(transaction.caller.principal, cube, Action.READ):
-        raise NotFound(no_memory(record.memory.id))
+    """Let pass or refuse; a memory that the caller may not see, by its cube or by itself, does not exist for it."""
+    cube, memory = queries.cube(transaction.connection, record.memory.cube), record.memory
+    if cube is None or memory.governance.sensitivity not in clearance(transaction.caller.principal, cube):
+        raise NotFound(no_memory(memory.id))
     require(transaction.caller.principal, cube, action)
+
+
+def may_all(transaction: Transaction, records: Iterable[Record], refusal: str) -> None:
+    """Let pass or refuse a change that reaches further than to what the caller named. Raises `NotAllowed(refusal)`.
+
+    What it reaches is not named: it may be nothing that the caller may see.
+    """
+    for record in records:
+        try:
+            may(transaction, record, Action.WRITE)
+        except (NotFound, NotAllowed) as error:
+            raise NotAllowed(refusal) from error
 
 
 def existing(transaction: Transaction, ids: Sequence[str], action: Action) -> list[Record]:
@@ -104,6 +144,35 @@ def existing(transaction: Transaction, ids: Sequence[str], action: Action) -> li
     return [found[id] for id in ids]
 
 
+def require_room(transaction: Transaction, name: str, adding: Iterable[Memory], freeing: Iterable[Memory] = ()) -> None:
+    """Let live memories come into a cube while others leave it, or refuse where that goes beyond its limits.
+
+    A change that adds nothing always fits: also a cube that holds too much can be tidied.
+
+    Raises:
+        TooLarge: the limit, and what makes room.
+    """
+    growth = _room(adding) - _room(freeing)
+    if growth.memories > 0 or growth.content_bytes > 0:
+        require_fit(transaction, name, growth)
+
+
+def require_fit(transaction: Transaction, name: str, growth: Room = NO_ROOM) -> None:
+    """Refuse what a cube holds by now, and is to hold besides, where it is too much. Raises `TooLarge`."""
+    cube = queries.cube(transaction.connection, name)
+    if cube is None or not is_limited(cube.policy):
+        return
+    held = Room(*queries.holdings(transaction.connection, name, exact=False)) + growth
+    if not fits(cube.policy, held):
+        held = Room(*queries.holdings(transaction.connection, name, exact=True)) + growth
+    check_room(name, cube.policy, held)
+
+
+def _room(memories: Iterable[Memory]) -> Room:
+    counted = [memory for memory in memories if memory.state in LIVE and not memory.descriptive.parts]
+    return Room(len(counted), sum(len(memory.content.encode("utf-8", "surrogatepass")) for memory in counted))
+
+
 def check_ids(ids: Sequence[str]) -> tuple[str, ...]:
     """Each id once, in order. Raises `Invalid` where there are too many or one is no id."""
     if len(ids) > MAX_IDS:
@@ -118,11 +187,30 @@ def check_ids(ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def answered(parts: Parts, caller: Caller, request: Any, load: Callable[[dict[str, Any]], T]) -> T | None:
-    """The recorded answer to a request that was carried out already."""
+    """The recorded answer to a request that was carried out already.
+
+    Raises:
+        NotFound: it names what no longer exists for the caller.
+    """
     if caller.operation is None:
         return None
-    rows = parts.vault.rows(_RECORDED, [caller.operation, _arguments(parts.vault, request, caller)])
-    return load(_recorded(parts.vault.sealer, caller.operation, rows[0][0])) if rows else None
+    arguments = _arguments(parts.vault, request, caller)
+    with parts.vault.reading() as connection:
+        rows = connection.execute(_RECORDED, [caller.operation, arguments]).fetchall()
+        if not rows:
+            return None
+        _still_seen(connection, rows[0][1], caller)
+    return load(_recorded(parts.vault.sealer, caller.operation, rows[0][0]))
+
+
+def _still_seen(connection: Connection, ids: str, caller: Caller) -> None:
+    """An answer was for what the caller saw when it was given; what it may not see now it is not told again."""
+    named = json.loads(ids)
+    there = queries.places_of(connection, named)
+    seen = visible(connection, there, caller)
+    for id in named:
+        if id in there and id not in seen:
+            raise NotFound(no_memory(id))
 
 
 def _recorded(sealer: Sealer, operation: str, stored: str) -> dict[str, Any]:
@@ -159,8 +247,9 @@ def once(
     def recorded(transaction: Transaction) -> T:
         if caller.operation is None:
             return job(transaction)[0]
-        rows = transaction.rows("SELECT result, arguments FROM operations WHERE operation = ?", [caller.operation])
+        rows = transaction.rows("SELECT result, arguments, ids FROM operations WHERE operation = ?", [caller.operation])
         if rows and rows[0][1] == arguments:
+            _still_seen(transaction.connection, rows[0][2], caller)
             return load(_recorded(transaction.connection.sealer, caller.operation, rows[0][0]))
         result, ids = job(transaction)
         values = (
@@ -178,7 +267,7 @@ def once(
     return parts.vault.write(recorded, caller)
 
 
-_RECORDED = "SELECT result FROM operations WHERE operation = ? AND arguments = ?"
+_RECORDED = "SELECT result, ids FROM operations WHERE operation = ? AND arguments = ?"
 
 
 # --- content --------------------------------------------------------------------------------------------------------

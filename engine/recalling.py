@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cubes import Memory
+from cubes import Memory, Sensitivity
 from engine.embeddings import CHANGING, SYSTEM
 from engine.errors import Invalid
-from engine.index.cube_index import CubeIndex
+from engine.governance.access import clearance
+from engine.index.cube_index import CubeIndex, Searched
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
 from engine.operations import (
     MAX_QUERY_CHARS,
@@ -31,11 +32,12 @@ from engine.operations import (
     Recalled,
     Recollection,
 )
-from engine.parts import Parts, readable_cubes
+from engine.parts import Parts, readable_cubes, shown
 from engine.reader.checks import check_text
 from engine.recall import Candidate, Ranking, fit, meaning, rank
-from engine.vault import Transaction, queries
-from engine.vault.rows import stored_time
+from engine.vault import Transaction, past, queries
+from engine.vault.connection import Connection
+from engine.vault.rows import Record
 
 MAX_LIMIT = 100
 PAST_INDEXES_KEPT = 4  # indexes of past moments, kept for the next question about the same one
@@ -62,13 +64,15 @@ class Recalling:
         """
         check(request)
         parts = self._parts
-        names = [cube.name for cube in readable_cubes(parts, request.cubes, caller)]
+        cubes = readable_cubes(parts, request.cubes, caller)
         now = request.as_of or parts.clock.now()
-        indexes, lacking = self._indexes(names, request.as_of)
-        searched = {name: index for name, (index, _) in indexes.items()}
+        indexes, lacking = self._indexes([cube.name for cube in cubes], request.as_of)
+        seen = {cube.name: clearance(caller.principal, cube) for cube in cubes}
+        # Ranked is what exists for the caller, as if there were nothing else: also what words are worth depends on it.
+        searched: dict[str, Searched] = {name: index.showing(seen[name]) for name, (index, _) in indexes.items()}
         vector, lacks_vectors = self._vector(meaning(request.query, searched), indexes)
         ranking = rank(request, searched, vector, now)
-        found = self._read(ranking, request, now)
+        found = self._read(ranking, request, now, caller, seen)
         kept = fit(found, request.limit, request.max_tokens)
         if use and request.as_of is None:
             self._note([item.memory for item in kept.memories], now)
@@ -88,6 +92,7 @@ class Recalling:
         for name in names:
             if as_of is not None:
                 found[name] = (self._past_index(name, as_of), self._parts.embeddings.active or "")
+                lacking += self._let_go(name, as_of)
                 continue
             ready = self._parts.indexes.ready(name)
             if ready is None:
@@ -96,6 +101,13 @@ class Recalling:
                 found[name] = ready
         return found, lacking
 
+    def _let_go(self, cube: str, as_of: datetime) -> list[str]:
+        with self._parts.vault.reading() as connection:
+            kept = past.horizon(connection, past.moment_at(connection, cube, as_of))
+        if kept is None:
+            return []
+        return [f"versions before {kept.isoformat()} were let go by retention in cube {cube!r}: this may lack some"]
+
     def _past_index(self, cube: str, as_of: datetime) -> CubeIndex:
         key = (cube, as_of, self._parts.vault.revision)
         with self._past_lock:
@@ -103,7 +115,7 @@ class Recalling:
                 self._past.move_to_end(key)
                 return self._past[key]
         with self._parts.vault.reading() as connection:
-            records = queries.as_of(connection, cube, as_of)
+            records = list(past.records_at(connection, past.moment_at(connection, cube, as_of)).values())
         index = self._parts.indexes.temporary(records)
         with self._past_lock:
             self._past[key] = index
@@ -128,16 +140,27 @@ class Recalling:
             return None, CHANGING
         return vector, degraded
 
-    def _read(self, ranking: Ranking, request: Recall, now: datetime) -> list[Recollection]:
+    def _read(
+        self,
+        ranking: Ranking,
+        request: Recall,
+        now: datetime,
+        caller: Caller,
+        seen: Mapping[str, frozenset[Sensitivity]],
+    ) -> list[Recollection]:
         wanted = ranking.candidates[: request.limit + FEW_MATCHES]
         ids = [candidate.id for candidate in wanted]
         with self._parts.vault.reading() as connection:
             if request.as_of is not None:
-                records = queries.versions_as_of(connection, ids, request.as_of)
+                records = _as_of(connection, wanted, request.as_of)
             else:
                 records = queries.records(connection, ids)
-            found = [records[id] for id in ids if id in records]
-            whole = queries.complete(connection, found) if request.detailed else [record.memory for record in found]
+            present = queries.places_of(connection, ids) if request.as_of is not None else {}
+            found = [records[id] for id in ids if id in records and _sees(seen, records[id], present.get(id))]
+            if request.detailed:
+                whole = shown(connection, _complete(connection, found, request.as_of), caller)
+            else:
+                whole = [record.memory for record in found]
         memories = {memory.id: memory for memory in whole}
         return [
             Recollection(memories[candidate.id], candidate.score, candidate.why)
@@ -177,16 +200,32 @@ class Recalling:
                 ids = [record.memory.id for record in fresh if record.memory.cube == cube]
                 revision = transaction.audit("activate", cube, ids)
                 transaction.activate([record for record in fresh if record.memory.cube == cube], revision)
-            marks = ", ".join("?" * len(records))
-            counted = (
-                dict(transaction.rows(f"SELECT id, access_count FROM usage WHERE id IN ({marks})", list(records)))
-                if records
-                else {}
-            )
-            rows = [(id, counted.get(id, 0) + uses[id][0], stored_time(uses[id][1])) for id in records]
-            transaction.insert("usage", ("id", "access_count", "last_access"), rows, replace_=True)
+            transaction.use({id: uses[id] for id in records})
 
         self._parts.vault.write(job, SYSTEM)
+
+
+def _sees(seen: Mapping[str, frozenset[Sensitivity]], record: Record, present: tuple[str, Sensitivity] | None) -> bool:
+    """Whether a version exists for the caller: as sensitive as it is, and as the memory is at present."""
+    levels = {record.memory.governance.sensitivity, present[1] if present else record.memory.governance.sensitivity}
+    return levels <= seen.get(record.memory.cube, frozenset())
+
+
+def _as_of(connection: Connection, wanted: Sequence[Candidate], as_of: datetime) -> dict[str, Record]:
+    """The versions of then, of what the cubes held then."""
+    records: dict[str, Record] = {}
+    for cube in dict.fromkeys(candidate.cube for candidate in wanted):
+        ids = [candidate.id for candidate in wanted if candidate.cube == cube]
+        records |= past.records_at(connection, past.moment_at(connection, cube, as_of), ids)
+    return records
+
+
+def _complete(connection: Connection, found: Sequence[Record], as_of: datetime | None) -> list[Memory]:
+    memories = queries.complete(connection, found)
+    if as_of is None:
+        return memories
+    moments = {memory.cube: past.moment_at(connection, memory.cube, as_of) for memory in memories}
+    return [past.lineage_at(connection, [memory], moments[memory.cube])[0] for memory in memories]
 
 
 def _activates(memory: Memory) -> bool:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cubes import Action, Descriptive, Governance, Kind, Lineage, Memory, Origin, Relation, State
+from cubes import Action, Descriptive, Governance, Kind, Lineage, MemCube, Memory, Origin, Relation, Sensitivity, State
 from engine.comparing import Prepared, is_claim, prepare
+from engine.governance.access import EVERYTHING, clearance, require_clearance, stricter
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
 from engine.operations import (
     Caller,
@@ -32,7 +33,7 @@ from engine.operations import (
     Status,
     Stored,
 )
-from engine.parts import Parts, ensure_cube, existing, once, writable_cube
+from engine.parts import Parts, ensure_cube, existing, once, require_room, seen_in, visible, writable_cube
 from engine.reader import Draft, read
 from engine.text.claims import Relation as Claim
 from engine.text.claims import compare
@@ -55,16 +56,16 @@ def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress
     """
     with parts.vault.reading() as connection:
         writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), request.cube)
-    return store(parts, request, drafts_of(parts, request), caller, progress)
+    return store(parts, request, drafts_of(parts, request, caller), caller, progress)
 
 
-def drafts_of(parts: Parts, request: Remember) -> tuple[Draft, ...]:
+def drafts_of(parts: Parts, request: Remember, caller: Caller) -> tuple[Draft, ...]:
     """What the request holds, read: memories to be.
 
     Raises:
         Invalid, TooLarge: what is wrong with it.
     """
-    return read(request, parts.clock.now(), _recalled(parts, request)).drafts
+    return read(request, parts.clock.now(), _recalled(parts, request, caller)).drafts
 
 
 def store(parts: Parts, request: Remember, drafts: Sequence[Draft], caller: Caller, progress: Progress) -> Remembered:
@@ -72,7 +73,7 @@ def store(parts: Parts, request: Remember, drafts: Sequence[Draft], caller: Call
     known_until = parts.vault.revision
     # The model runs outside the interpreter's lock: comparing goes on beside it.
     with ThreadPoolExecutor(max_workers=1) as beside:
-        comparing = beside.submit(prepare, parts, request.cube, drafts)
+        comparing = beside.submit(prepare, parts, request.cube, drafts, seen_in(parts, request.cube, caller))
         embedded = list(_embedded(parts, drafts, progress))
         prepared = comparing.result()
 
@@ -80,26 +81,44 @@ def store(parts: Parts, request: Remember, drafts: Sequence[Draft], caller: Call
         result = _Store(parts, request, transaction, prepared, embedded, known_until).run()
         return result, [stored.id for stored in result.stored]
 
-    return once(parts, caller, request, job, _dump, _load)
+    return _seen_now(parts, once(parts, caller, request, job, _dump, _load), caller)
+
+
+def _seen_now(parts: Parts, result: Remembered, caller: Caller) -> Remembered:
+    """Without rivals that the caller may not see any more: a recorded answer may be older than that."""
+    named = [id for item in result.stored for id in (*item.conflicts_with, *item.superseded)]
+    if not named or caller.principal.owner or caller.operation is None:
+        return result
+    with parts.vault.reading() as connection:
+        there = visible(connection, named, caller)
+    stored = tuple(
+        replace(
+            item,
+            conflicts_with=tuple(id for id in item.conflicts_with if id in there),
+            superseded=tuple(id for id in item.superseded if id in there),
+        )
+        for item in result.stored
+    )
+    return replace(result, stored=stored)
 
 
 def foresee(parts: Parts, request: Remember, drafts: Sequence[Draft], caller: Caller) -> tuple[Stored, ...]:
     """What `store` would answer now; the ids of memories that would be new name nothing."""
-    prepared = prepare(parts, request.cube, drafts)
+    prepared = prepare(parts, request.cube, drafts, seen_in(parts, request.cube, caller))
     with parts.vault.reading() as connection:
         transaction = Transaction(connection, copy(parts.vault.head), parts.clock.now(), caller)
         return _Store(parts, request, transaction, prepared, (), parts.vault.revision).decide()
 
 
-def _recalled(parts: Parts, request: Remember) -> Callable[[str, str], bool]:
+def _recalled(parts: Parts, request: Remember, caller: Caller) -> Callable[[str, str], bool]:
     """Which blocks in the request are memories of this cube as recall gives them out, word for word."""
     texts = [request.content] if request.content is not None else [turn.content for turn in request.messages]
     ids = list(dict.fromkeys(id for text in texts for id, _ in blocks(text)))
     if not ids:
         return lambda id, content: False
     with parts.vault.reading() as connection:
-        records = queries.records(connection, ids)
-    said = {id: escape(r.memory.content) for id, r in records.items() if r.memory.cube == request.cube}
+        records, there = queries.records(connection, ids), visible(connection, ids, caller)
+    said = {id: escape(r.memory.content) for id, r in records.items() if r.memory.cube == request.cube and id in there}
     return lambda id, content: said.get(id) == content
 
 
@@ -134,12 +153,16 @@ class _Store:
     known: dict[str, Record] = field(default_factory=dict)  # rivals and exact matches, by id
     exact: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))  # content key -> ids
     pieces: Counter[int | None] = field(default_factory=Counter)  # number of a whole -> how many pieces it has
-    outlived: dict[str, datetime | None] = field(default_factory=dict)  # what is said again, to last: id -> till when
+    renewed: dict[str, Governance] = field(default_factory=dict)  # what is said again, to last or to be guarded: by id
+    lasts_days: float | None = None  # how long the cube keeps what comes without an end
+    seen: frozenset[Sensitivity] = (
+        EVERYTHING  # what is beyond is not there for the caller: it is neither twin nor rival
+    )
 
     def run(self) -> Remembered:
         transaction, request = self.transaction, self.request
         stored = self.decide()
-        if not self.new and not self.superseded and not self.outlived:
+        if not self.new and not self.superseded and not self.renewed:
             return Remembered(request.cube, transaction.head.seq, stored)
         ensure_cube(transaction, request.cube)
         ids = [record.memory.id for _, record in self.new]
@@ -148,19 +171,34 @@ class _Store:
             request.cube,
             ids,
             superseded=[record.memory.id for record in self.superseded],
-            renewed=list(self.outlived),
+            renewed=list(self.renewed),
         )
         self._write(revision)
         return Remembered(request.cube, transaction.head.seq, stored)
 
     def decide(self) -> tuple[Stored, ...]:
         """What becomes of each draft; nothing is written yet."""
+        self._look_at_the_cube()
         self.superseded = existing(self.transaction, self.request.supersedes, Action.WRITE)
         for record in self.superseded:
             state_after(record.memory, Step.SUPERSEDE)  # refuses what is frozen, before anything is written
         self.pieces = Counter(item.draft.part_of for item in self.prepared)
         self._look_up()
-        return tuple(self._store(number) for number in range(len(self.prepared)))
+        stored = tuple(self._store(number) for number in range(len(self.prepared)))
+        going = [record.memory for record in self.superseded if record.memory.cube == self.request.cube]
+        require_room(self.transaction, self.request.cube, [record.memory for _, record in self.new], going)
+        return stored
+
+    def _look_at_the_cube(self) -> None:
+        caller, now = self.transaction.caller.principal, self.transaction.now
+        found = writable_cube(self.transaction, self.request.cube)
+        cube = found or MemCube(self.request.cube, caller.name, now, now)
+        self.lasts_days, self.seen = cube.policy.ttl_days, clearance(caller, cube)
+        asked = {item.draft.governance.sensitivity for item in self.prepared if item.draft.governance is not None}
+        if self.request.sensitivity is not None:
+            asked.add(self.request.sensitivity)
+        for sensitivity in sorted(asked):
+            require_clearance(caller, cube, sensitivity)
 
     def _look_up(self) -> None:
         """One query for exact matches and one for rivals, however many drafts there are."""
@@ -173,7 +211,8 @@ class _Store:
         )
         gone = {record.memory.id for record in self.superseded}
         alike = [id for item in self.prepared for id in (*item.same, *item.rivals) if id not in gone]
-        self.known = self.transaction.records([*(row[1] for row in rows), *alike])
+        found = self.transaction.records([*(row[1] for row in rows), *alike])
+        self.known = {id: record for id, record in found.items() if record.memory.governance.sensitivity in self.seen}
         for key, id in rows:
             if id not in gone and self._stands(id):
                 self.exact[key].append(id)
@@ -182,7 +221,7 @@ class _Store:
 
     def _compare_with_the_newest(self, gone: set[str]) -> None:
         """What others remembered while this was prepared was not compared with yet."""
-        newest = queries.claims_since(self.transaction.connection, self.request.cube, self.known_until)
+        newest = queries.claims_since(self.transaction.connection, self.request.cube, self.known_until, self.seen)
         for item in self.prepared:
             if not is_claim(item.draft):
                 continue
@@ -240,15 +279,34 @@ class _Store:
         return next((self._as_duplicate(id, draft) for id in alike if self._is_the_same(self.known[id], draft)), None)
 
     def _as_duplicate(self, id: str, draft: Draft) -> Stored:
-        known = self.known[id]
-        if self._ends_early(known, draft) and not known.memory.governance.frozen:
-            self.outlived[id] = self._ends(draft)
-        return Stored(id, known.memory.version + (id in self.outlived), Status.DUPLICATE)
+        self._renew(self.known[id], draft)
+        return Stored(id, self.known[id].memory.version + (id in self.renewed), Status.DUPLICATE)
+
+    def _renew(self, known: Record, draft: Draft) -> None:
+        """What is known lasts at least as long, and is as sensitive, as what is said now: its pieces with it."""
+        rules, now = known.memory.governance, self._sensitivity(draft)
+        if rules.frozen:
+            return
+        lasting = replace(
+            rules,
+            expires_at=self._ends(draft) if self._ends_early(known, draft) else rules.expires_at,
+            sensitivity=stricter(rules.sensitivity, now),
+        )
+        if lasting != rules:
+            self.renewed[known.memory.id] = lasting
+
+    def _sensitivity(self, draft: Draft) -> Sensitivity:
+        if draft.governance is not None:
+            return draft.governance.sensitivity
+        if self.request.sensitivity is not None:
+            return self.request.sensitivity
+        levels = [record.memory.governance.sensitivity for record in self.superseded]
+        return max(levels, key=tuple(Sensitivity).index, default=Sensitivity.NORMAL)
 
     def _ends(self, draft: Draft) -> datetime | None:
-        if draft.governance is not None:
+        if draft.governance is not None and draft.governance.expires_at is not None:
             return draft.governance.expires_at
-        lasts = self.request.expires_in_days
+        lasts = self.lasts_days if self.request.expires_in_days is None else self.request.expires_in_days
         return None if lasts is None else self.transaction.now + timedelta(days=lasts)
 
     def _ends_early(self, known: Record, draft: Draft) -> bool:
@@ -263,7 +321,8 @@ class _Store:
         for id, record in found.items():
             memory = record.memory
             live = memory.state in LIVE and not is_expired(memory, self.transaction.now)
-            if id not in gone and live and memory.cube == self.request.cube:
+            there = memory.cube == self.request.cube and memory.governance.sensitivity in self.seen
+            if id not in gone and live and there:
                 return Stored(id, memory.version, Status.DUPLICATE)
         return None
 
@@ -280,11 +339,19 @@ class _Store:
         )
         place = number - draft.part_of - 1
         id, version = rows[place] if place < len(rows) else (whole.id, whole.version)
-        return Stored(id, version, Status.DUPLICATE)
+        if whole.id in self.renewed and id != whole.id:
+            self.known.update(self.transaction.records([id]))
+            self._renew(self.known[id], draft)
+        return Stored(id, version + (id != whole.id and id in self.renewed), Status.DUPLICATE)
 
     def _is_the_same(self, record: Record, draft: Draft) -> bool:
-        """Whether what says the same also is the same: of the same time and, where sources tell, the same thing."""
-        about = record.memory.descriptive
+        """Whether what says the same also is the same: of the same time and, where sources tell, the same thing.
+
+        What is frozen cannot be made as sensitive as what is said now: that is kept beside it.
+        """
+        about, rules = record.memory.descriptive, record.memory.governance
+        if rules.frozen and stricter(rules.sensitivity, self._sensitivity(draft)) is not rules.sensitivity:
+            return False
         return self._same_event(record, draft) and same_origin(about.metadata, draft.metadata)
 
     def _same_event(self, record: Record, draft: Draft) -> bool:
@@ -350,7 +417,9 @@ class _Store:
                 parts=self.pieces[number],
                 metadata=draft.metadata,
             ),
-            governance=draft.governance or Governance(expires_at=self._ends(draft)),
+            governance=replace(
+                draft.governance or Governance(), expires_at=self._ends(draft), sensitivity=self._sensitivity(draft)
+            ),
         )
         actor = self.transaction.caller.principal.name
         return Record(memory, self.transaction.new_label(), item.key, actor, "remember", None, 0)
@@ -393,10 +462,8 @@ class _Store:
         for id, edge in self.edges:
             edges.setdefault(id, []).append(edge)
         transaction.link(edges)
-        for id, until in self.outlived.items():
-            old = self.known[id]
-            lasting = replace(old.memory, governance=replace(old.memory.governance, expires_at=until))
-            transaction.revise(old, lasting, "renew", revision)
+        for id, lasting in self.renewed.items():
+            transaction.revise(self.known[id], replace(self.known[id].memory, governance=lasting), "renew", revision)
         for record in self.superseded:
             if record.memory.state in LIVE:
                 state = state_after(record.memory, Step.SUPERSEDE)

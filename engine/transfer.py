@@ -13,10 +13,20 @@ from typing import Any
 
 from cubes import Behavioural, Memory
 from cubes.canonical import plain
-from engine.errors import Busy, Corrupt, Invalid, MemosError, Unavailable
+from engine.errors import Busy, Corrupt, Invalid, MemosError, NotAllowed, TooLarge, Unavailable
+from engine.governance.access import clearance
 from engine.incoming import REFUSALS, Whole, Words, is_whole, reason, whole, words
 from engine.operations import PAGE_SIZE, Caller, Progress, Remember, Status, Stored, silent
-from engine.parts import Parts, ensure_cube, memory_key, readable_cubes, writable_cube
+from engine.parts import (
+    Parts,
+    ensure_cube,
+    memory_key,
+    readable_cubes,
+    require_room,
+    seen_in,
+    shown,
+    writable_cube,
+)
 from engine.reader import Draft
 from engine.remembering import drafts_of, foresee, store
 from engine.vault import Transaction, queries
@@ -43,16 +53,24 @@ class ImportReport:
 def export_memories(parts: Parts, caller: Caller, cubes: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     """Every memory of the cubes, in the order in which they were remembered."""
     for cube in readable_cubes(parts, cubes, caller):
-        label = 0
+        label, seen = 0, clearance(caller.principal, cube)
         while True:
             with parts.vault.reading() as connection:
                 records = queries.page(
-                    connection, cube.name, after_label=label, limit=PAGE_SIZE, kind=None, tag=None, state=None
+                    connection,
+                    cube.name,
+                    after_label=label,
+                    limit=PAGE_SIZE,
+                    kind=None,
+                    tag=None,
+                    state=None,
+                    seen=seen,
                 )
-                memories = queries.complete(connection, records)
+                memories = shown(connection, queries.complete(connection, records), caller)
                 earlier = queries.earlier_versions(connection, [memory.id for memory in memories])
             for record, memory in zip(records, memories, strict=True):
-                yield plain_memory(memory, record, earlier.get(memory.id, []))
+                told = [old for old in earlier.get(memory.id, []) if old.memory.governance.sensitivity in seen]
+                yield plain_memory(memory, record, told)
             if len(records) < PAGE_SIZE:
                 break
             label = records[-1].label
@@ -133,6 +151,7 @@ class _Taking:
                 item = whole(record) if is_whole(record) else words(record)
                 self._check_place(item.memory.cube if isinstance(item, Whole) else item.request.cube, places)
                 if isinstance(item, Whole):
+                    self._check_sight(item)
                     wholes.append(item)
                 else:
                     texts[item.request.cube].append((number, self._read(item)))
@@ -157,8 +176,14 @@ class _Taking:
         if refused is not None:
             raise refused
 
+    def _check_sight(self, item: Whole) -> None:
+        """Nobody puts in what it would then not see."""
+        rules = item.memory.governance
+        if rules.sensitivity not in seen_in(self.parts, item.memory.cube, self.caller):
+            raise NotAllowed(f"{item.memory.id} is {rules.sensitivity.value}, and you may not see such memories there")
+
     def _read(self, item: Words) -> list[Draft]:
-        return item.told(drafts_of(self.parts, item.request))
+        return item.told(drafts_of(self.parts, item.request, self.caller))
 
     # --- words ---------------------------------------------------------------------------------------------------
 
@@ -209,9 +234,17 @@ class _Taking:
             vectors = self.parts.embeddings.contents(
                 [None if item.memory.descriptive.parts else item.memory.content for item in items]
             )
-            fresh = self.parts.vault.write(
-                lambda transaction: _put(self.parts, transaction, items, vectors), self.caller
-            )
+            try:
+                fresh = self.parts.vault.write(
+                    lambda transaction: _put(self.parts, transaction, items, vectors), self.caller
+                )
+            except TooLarge as error:  # the cube is full: as many go in as there is room for
+                if len(items) == 1:
+                    self.report.refused.append(f"memory {items[0].memory.id}: {error}")
+                else:
+                    for item in items:
+                        self._put_wholes([item])
+                return
         self.report.added += len(fresh)
         self.report.duplicates += len(items) - len(fresh)
         counted = Counter(self.report.kinds)
@@ -239,6 +272,8 @@ def _put(
     fresh = [incoming[place] for place in places]
     if not fresh:
         return []
+    for cube in dict.fromkeys(item.memory.cube for item in fresh):
+        require_room(transaction, cube, [item.memory for item in fresh if item.memory.cube == cube])
     for cube in dict.fromkeys(item.memory.cube for item in fresh):
         ensure_cube(transaction, cube)
     by_print = {fingerprint: [rows[place] for place in places] for fingerprint, rows in vectors.items()}

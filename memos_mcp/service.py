@@ -22,7 +22,7 @@ import anyio.to_thread
 from mcp.server import ServerRequestContext
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from engine.errors import Cancelled, Invalid, NotAllowed, NotFound
+from engine.errors import Cancelled, Invalid, NotAllowed
 from engine.operations import OWNER, Caller, Principal, Progress
 from memos_mcp.connection import client_name, current_connection, operation_id
 from memos_mcp.subscriptions import Admitted, Watchers, always
@@ -83,17 +83,8 @@ async def serving(memos: MemOS) -> AsyncIterator[Service]:
     """A service, its listeners and its threads."""
     threads = anyio.CapacityLimiter(THREADS)
 
-    async def may_read(principal: Principal, cube: str) -> bool:
-        if principal.owner:
-            return True
-        try:
-            await anyio.to_thread.run_sync(memos.cube, cube, Caller(principal), limiter=threads)
-        except (NotFound, NotAllowed):
-            return False
-        return True
-
     async with anyio.create_task_group() as tasks:
-        watchers = Watchers(memos, tasks, may_read)
+        watchers = Watchers(memos, tasks)
         tasks.start_soon(watchers.serve)
         try:
             yield Service(memos, threads, tasks, watchers)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -25,6 +25,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, Res
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, SubscriptionsListenRequestParams, SubscriptionsListenResult
 
+from engine.governance.access import hears_of
 from engine.operations import Event, Principal
 from memos_mcp.uris import canonical, touched
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 MAX_WATCHERS = 1_024
 MAX_ADDRESSES = 1_000  # of one watcher
 
-MayRead = Callable[[Principal, str], Awaitable[bool]]
 Admitted = Callable[[], bool]
 
 
@@ -127,8 +127,8 @@ class Watcher:
 class Watchers:
     """All watchers of one server. Used on the event loop only, except `hear`."""
 
-    def __init__(self, memos: MemOS, tasks: anyio.abc.TaskGroup, may_read: MayRead) -> None:
-        self._memos, self._tasks, self._may_read = memos, tasks, may_read
+    def __init__(self, memos: MemOS, tasks: anyio.abc.TaskGroup) -> None:
+        self._memos, self._tasks = memos, tasks
         self._standing: dict[Connection, Watcher] = {}
         self._watchers: set[Watcher] = set()
         self._events: list[Event] = []
@@ -147,7 +147,7 @@ class Watchers:
             while True:
                 await self._arrived.wait()
                 self._arrived, events, self._events = anyio.Event(), self._events, []
-                await self._spread(events)
+                self._spread(events)
         finally:
             stop_listening()
 
@@ -155,18 +155,16 @@ class Watchers:
         self._events.append(event)
         self._arrived.set()
 
-    async def _spread(self, events: list[Event]) -> None:
-        by_cube: dict[str, tuple[set[str], bool]] = {}
-        for event in events:
-            addresses, list_changed = by_cube.get(event.cube, (set(), False))
-            by_cube[event.cube] = (addresses | touched(event), list_changed or event.cubes_changed)
+    def _spread(self, events: list[Event]) -> None:
+        news = [(event, touched(event)) for event in _together(events)]
         for watcher in tuple(self._watchers):
             if not watcher.admitted():
                 watcher.wake.set()  # to find out that it is over
                 continue
-            for cube, (addresses, list_changed) in by_cube.items():
-                if await self._may_read(watcher.principal, cube):
-                    watcher.hear(addresses, list_changed)
+            for event, addresses in news:
+                told, listed = hears_of(watcher.principal, event)
+                if told or listed:
+                    watcher.hear(addresses if told else set(), listed)
 
     def _add(self, watcher: Watcher, ended: Callable[[], None]) -> Callable[[], None]:
         """Start telling `watcher`; what is returned stops it. `ended` is called when it may hear no more."""
@@ -222,6 +220,17 @@ class Watchers:
             return await handler(ctx, params)
         finally:
             stop()
+
+
+def _together(events: list[Event]) -> list[Event]:
+    """As few events as tell the same to the same principals: ten thousand changes may be one."""
+    first: dict[tuple[object, ...], Event] = {}
+    ids: dict[tuple[object, ...], dict[str, None]] = {}
+    for event in events:
+        key = (event.cube, event.sensitivity, event.cubes_changed, event.headers)
+        first.setdefault(key, event)
+        ids.setdefault(key, {}).update(dict.fromkeys(event.ids))
+    return [replace(event, ids=tuple(ids[key])) for key, event in first.items()]
 
 
 def connection_of(ctx: ServerRequestContext[Any, Any]) -> Connection:

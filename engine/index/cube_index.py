@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,14 @@ from engine.index import snapshot
 from engine.index.lexical import Counts, Lexical
 from engine.index.passages import PASSAGES_VERSION
 from engine.index.readers_writer import ReadersWriter
-from engine.index.rows import Entry, Filter, Flags, Rows, Times
+from engine.index.rows import Entry, Filter, Flags, Rows, Seen, Times
 from engine.index.snapshot import Member, SnapshotUnusable
 from engine.index.vectors import EXACT_LIMIT, Floats, Keys, Vectors
 from engine.text.words import WORDS_VERSION, stems
 
-__all__ = ["CubeIndex", "Entry", "Facts", "Filter", "Hits", "Question"]
+__all__ = ["CubeIndex", "Entry", "Facts", "Filter", "Hits", "Question", "Searched"]
 
-FORMAT = 1
+FORMAT = 2
 PASSAGE_BITS = 8  # the key of a vector: row << 8 | number of the passage
 POOL = 300  # candidates by words, and as many by meaning
 NEIGHBOURS_OF = 20  # of so many best in meaning, the turns beside them are looked at too
@@ -71,6 +71,38 @@ class Facts:
     id: str
     held: tuple[str, ...]
     beside: tuple[str, ...]
+
+
+class Searched(Protocol):
+    """What ranking asks of a cube's index, or of the part of it that somebody sees."""
+
+    def counts(self, query_stems: Sequence[str]) -> Counts: ...
+
+    def speakers(self) -> tuple[str, ...]: ...
+
+    def search(self, question: Question) -> Hits: ...
+
+    def facts(self, labels: Sequence[int], query_stems: Sequence[str]) -> list[Facts | None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The part of an index that somebody sees: it answers as an index that holds nothing else."""
+
+    index: CubeIndex
+    seen: Seen
+
+    def counts(self, query_stems: Sequence[str]) -> Counts:
+        return self.index.counts(query_stems, self.seen)
+
+    def speakers(self) -> tuple[str, ...]:
+        return self.index.speakers(self.seen)
+
+    def search(self, question: Question) -> Hits:
+        return self.index.search(question, self.seen)
+
+    def facts(self, labels: Sequence[int], query_stems: Sequence[str]) -> list[Facts | None]:
+        return self.index.facts(labels, query_stems, self.seen)
 
 
 class CubeIndex:
@@ -121,22 +153,27 @@ class CubeIndex:
 
     # --- asking ------------------------------------------------------------------------------------------------
 
-    def counts(self, query_stems: Sequence[str]) -> Counts:
+    def showing(self, seen: Seen) -> Shown:
+        """What of this index exists for who sees memories that are so sensitive."""
+        return Shown(self, seen)
+
+    def counts(self, query_stems: Sequence[str], seen: Seen = None) -> Counts:
         """What the words of a query are worth in this cube."""
         with self._lock.read():
-            return self._lexical.counts(query_stems)
+            return self._lexical.counts(query_stems, self._rows.hidden(seen))
 
-    def speakers(self) -> tuple[str, ...]:
+    def speakers(self, seen: Seen = None) -> tuple[str, ...]:
         """The names of those who spoke in this cube's conversations."""
         with self._lock.read():
-            return tuple(name for name in self._rows.actors.all if name is not None)
+            return self._rows.speakers(self._rows.hidden(seen))
 
-    def search(self, question: Question) -> Hits:
+    def search(self, question: Question, seen: Seen = None) -> Hits:
         """The pool for a question."""
         with self._lock.read():
             rows = self._rows
-            allowed = rows.allowed(question.filter)
-            links = rows["previous"], rows["following"]
+            hidden = rows.hidden(seen)
+            allowed = rows.allowed(question.filter, hidden)
+            links = rows.links(hidden)
             words = self._lexical.scores(question.stems, question.idf, question.average_length, *links)
             words[~allowed] = 0
             whole, nearest, by_meaning = self._meaning(question.vector, allowed)
@@ -148,17 +185,24 @@ class CubeIndex:
                 whole, nearest = self._cosines(question.vector, pool)
             else:
                 whole, nearest = whole[pool], nearest[pool]
-            return self._hits(question, pool, words[pool], whole, nearest, allowed)
+            return self._hits(question, pool, words[pool], whole, nearest, allowed, rows.moments(hidden))
 
-    def facts(self, labels: Sequence[int], query_stems: Sequence[str]) -> list[Facts | None]:
+    def facts(self, labels: Sequence[int], query_stems: Sequence[str], seen: Seen = None) -> list[Facts | None]:
         """What there is to say about found memories; None for one that has left in the meantime."""
         with self._lock.read():
+            hidden = self._rows.hidden(seen)
+            links = self._rows.links(hidden)
             rows = (self._rows.row_of.get(label) for label in labels)
-            return [None if row is None else self._facts_of(row, query_stems) for row in rows]
+            return [
+                None if row is None or (hidden is not None and hidden[row]) else self._facts_of(row, query_stems, links)
+                for row in rows
+            ]
 
-    def _facts_of(self, row: int, query_stems: Sequence[str]) -> Facts:
-        ids, columns = self._rows.ids, self._rows.columns
-        beside = [int(columns[name][row]) for name in ("previous", "following")]
+    def _facts_of(
+        self, row: int, query_stems: Sequence[str], links: tuple[NDArray[np.int32], NDArray[np.int32]]
+    ) -> Facts:
+        ids = self._rows.ids
+        beside = [int(link[row]) for link in links]
         held = self._lexical.holds(row, query_stems)
         return Facts(ids[row] or "", held, tuple(ids[other] or "" for other in beside if other >= 0))
 
@@ -191,13 +235,13 @@ class CubeIndex:
         whole: Floats,
         nearest: Floats,
         allowed: Flags,
+        moments: Times,
     ) -> Hits:
         rows = self._rows
         order = np.argsort(rows["label"][pool])
         pool, words, whole, nearest = pool[order], words[order], whole[order], nearest[order]
         actors = [code for name in question.speakers if (code := rows.actors.code(name)) is not None]
         spoken = np.isin(rows["actor"][pool], actors) if actors else np.zeros(len(pool), np.bool_)
-        moments = rows.moments()
         during = np.zeros(rows.size, np.bool_) if question.period is None else rows.during(*question.period)
         held = np.zeros(len(moments), np.bool_)
         held[rows["session"][allowed]] = True

@@ -149,10 +149,17 @@ class Lexical:
 
     # --- asking ------------------------------------------------------------------------------------------------
 
-    def counts(self, stems: Sequence[str]) -> Counts:
+    def counts(self, stems: Sequence[str], hidden: NDArray[np.bool_] | None = None) -> Counts:
+        """As if the rows that are `hidden` were not there."""
         found = [self._posting(stem) for stem in stems]
         frequencies = np.array([0 if posting is None else posting.count for posting in found], np.int64)
-        return Counts(len(self._forward), self._total, frequencies)
+        if hidden is None:
+            return Counts(len(self._forward), self._total, frequencies)
+        rows = np.flatnonzero(hidden)
+        held = [0 if posting is None else int(hidden[posting.rows[: posting.count]].sum()) for posting in found]
+        length = int(self._lengths[rows].sum(dtype=np.float64))
+        gone = sum(row in self._forward for row in rows.tolist())
+        return Counts(len(self._forward) - gone, self._total - length, frequencies - np.array(held, np.int64))
 
     def scores(
         self,

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cubes import KINDS, Kind, Mention, State
+from cubes import KINDS, Kind, Mention, Sensitivity, State
 from engine.index.names import Names
 
 STATES = tuple(State)
+SENSITIVITIES = tuple(Sensitivity)  # least first
 NEVER = np.iinfo(np.int64).max
 SMALLEST = 64
 ASSISTANT_ROLES = frozenset({"assistant", "system", "tool", "function"})
@@ -39,11 +40,13 @@ CHANGE = re.compile(
 
 Flags = NDArray[np.bool_]
 Times = NDArray[np.int64]
+Seen = frozenset[Sensitivity] | None  # how sensitive memories may be that somebody sees; None: any
 
 COLUMNS: dict[str, tuple[type, int]] = {
     "label": (np.int64, -1),  # -1: the row is free
     "kind": (np.int8, 0),
     "state": (np.int8, 0),
+    "sensitivity": (np.int8, 0),
     "event": (np.int64, 0),  # microseconds: when it happened, else when it was stored
     "expires": (np.int64, NEVER),
     "session": (np.int32, -1),
@@ -76,6 +79,7 @@ class Entry:
     session: str | None
     position: int | None
     content: str
+    sensitivity: Sensitivity = Sensitivity.NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,7 @@ class Rows:
             "label": entry.label,
             "kind": KINDS.index(entry.kind),
             "state": STATES.index(entry.state),
+            "sensitivity": SENSITIVITIES.index(entry.sensitivity),
             "event": microseconds(event),
             "expires": NEVER if entry.expires_at is None else microseconds(entry.expires_at),
             "session": self.sessions.take(session),
@@ -233,9 +238,33 @@ class Rows:
 
     # --- asking ------------------------------------------------------------------------------------------------
 
-    def allowed(self, wanted: Filter) -> Flags:
+    def hidden(self, seen: Seen) -> Flags | None:
+        """The rows that do not exist for who sees only so much, shape [size]; None: there are none."""
+        if seen is None or len(seen) == len(SENSITIVITIES):
+            return None
+        mask = ~np.isin(self["sensitivity"], [SENSITIVITIES.index(item) for item in seen])
+        return mask if mask.any() else None
+
+    def links(self, hidden: Flags | None) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The turn before and the turn after each row, or -1; neither to nor from rows that are hidden."""
+        found = self["previous"], self["following"]
+        if hidden is None:
+            return found
+        before, after = (np.where(hidden | ((link >= 0) & hidden[link]), np.int32(-1), link) for link in found)
+        return before, after
+
+    def speakers(self, hidden: Flags | None) -> tuple[str, ...]:
+        """The names of those who spoke in rows that are not hidden."""
+        if hidden is None:
+            return tuple(name for name in self.actors.all if name is not None)
+        codes = np.unique(self["actor"][~hidden])
+        return tuple(name for code in codes.tolist() if code >= 0 and (name := self.actors.all[code]) is not None)
+
+    def allowed(self, wanted: Filter, hidden: Flags | None = None) -> Flags:
         """The rows that may be found, shape [size]."""
         mask: Flags = self["label"] >= 0
+        if hidden is not None:
+            mask &= ~hidden
         if wanted.states:
             mask &= np.isin(self["state"], [STATES.index(state) for state in wanted.states])
         if wanted.kinds:
@@ -265,21 +294,26 @@ class Rows:
         mask[np.fromiter(rows, np.int64)] = True
         return mask
 
-    def moments(self) -> Times:
+    def moments(self, hidden: Flags | None = None) -> Times:
         """When each session began, by its code; all different, so that they have an order."""
+        if hidden is not None:
+            return self._began((self["label"] >= 0) & ~hidden)
         if self._moments is None:
-            live = np.flatnonzero(self["label"] >= 0)
-            began, first = np.full((2, self.sessions.size), NEVER // 2, np.int64)  # half: sums must not overflow
-            np.minimum.at(began, self["session"][live], self["event"][live])
-            np.minimum.at(first, self["session"][live], self["label"][live])
-            order = np.lexsort((first, began))
-            moments = began.copy()
-            if len(order):
-                # Sessions of one day may carry the same time: each is put a microsecond after the one before.
-                steps = np.arange(len(order), dtype=np.int64)
-                moments[order] = np.maximum.accumulate(began[order] - steps) + steps
-            self._moments = moments
+            self._moments = self._began(self["label"] >= 0)
         return self._moments
+
+    def _began(self, among: Flags) -> Times:
+        live = np.flatnonzero(among)
+        began, first = np.full((2, self.sessions.size), NEVER // 2, np.int64)  # half: sums must not overflow
+        np.minimum.at(began, self["session"][live], self["event"][live])
+        np.minimum.at(first, self["session"][live], self["label"][live])
+        order = np.lexsort((first, began))
+        moments: Times = began.copy()
+        if len(order):
+            # Sessions of one day may carry the same time: each is put a microsecond after the one before.
+            steps = np.arange(len(order), dtype=np.int64)
+            moments[order] = np.maximum.accumulate(began[order] - steps) + steps
+        return moments
 
     # --- on disk -----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from datetime import datetime
 
 import numpy as np
 
-from engine.index.cube_index import CubeIndex, Facts, Filter, Question
+from engine.index.cube_index import Facts, Filter, Question, Searched
 from engine.index.lexical import Counts
 from engine.index.rows import microseconds
 from engine.index.vectors import Floats
@@ -51,12 +51,12 @@ class Ranking:
     nothing_relevant: bool
 
 
-def meaning(text: str, indexes: Mapping[str, CubeIndex]) -> str:
+def meaning(text: str, indexes: Mapping[str, Searched]) -> str:
     """What to embed for a query: its text without the names of speakers, which are no part of what is said."""
     return _understood(text, indexes, None).meaning
 
 
-def rank(request: Recall, indexes: Mapping[str, CubeIndex], query_vector: Floats | None, now: datetime) -> Ranking:
+def rank(request: Recall, indexes: Mapping[str, Searched], query_vector: Floats | None, now: datetime) -> Ranking:
     """The memories in `indexes` (by cube) that answer the request best.
 
     `query_vector`, shape [dimension], is that of `meaning(request.query, indexes)`; None: by words alone.
@@ -105,11 +105,11 @@ class _Answer:
     ranked: Ranked
 
 
-def _understood(text: str, indexes: Mapping[str, CubeIndex], now: datetime | None) -> Query:
+def _understood(text: str, indexes: Mapping[str, Searched], now: datetime | None) -> Query:
     return understand(text, {name for index in indexes.values() for name in index.speakers()}, now)
 
 
-def _worth(query: Query, indexes: Mapping[str, CubeIndex]) -> _Worth:
+def _worth(query: Query, indexes: Mapping[str, Searched]) -> _Worth:
     """idf and lengths over all cubes, so that scores of different cubes can be compared."""
     counts = Counts(0, 0, np.zeros(len(query.stems), np.int64))
     for index in indexes.values():
@@ -142,7 +142,7 @@ def _evidence(pool: Pool, worth: _Worth, vector: Floats | None) -> Evidence:
 
 
 def _candidates(
-    names: list[str], indexes: Mapping[str, CubeIndex], answer: _Answer, order: list[int], score: Scores
+    names: list[str], indexes: Mapping[str, Searched], answer: _Answer, order: list[int], score: Scores
 ) -> tuple[Candidate, ...]:
     """The candidates at these places, best first, with what their indexes say of them."""
     pool = answer.pool

@@ -18,11 +18,13 @@ from datetime import datetime
 from typing import Any
 
 from cubes.canonical import canonical_bytes
+from engine.errors import Corrupt
 from engine.vault.rows import known_time, stored_time
-from engine.vault.sealing import Sealer
+from engine.vault.sealing import UNSEALED, Sealer
 
 FIRST_PREVIOUS = "0" * 64
 AUDIT_HEAD = "audit_head"  # the vault's note of the last row, written with it: tells when the end is cut off
+AUDIT_CUT = "audit_cut"  # its note of what it found cut off when it was opened
 AUDIT_COLUMNS = (
     "seq",
     "recorded_at",
@@ -94,16 +96,34 @@ def audit_row_of(row: Sequence[Any], sealer: Sealer) -> tuple[AuditRow, str]:
     )
 
 
-def broken_links(rows: Iterable[tuple[AuditRow, str]]) -> list[str]:
-    """What is wrong with a chain that should start at 1 and have no gap; empty: it is whole."""
+def broken_links(rows: Iterable[Sequence[Any]], sealer: Sealer) -> list[str]:
+    """What is wrong with a chain that should start at 1 and have no gap; empty: it is whole.
+
+    `rows` are the values of `AUDIT_COLUMNS`, in the order of their numbers.
+    """
     problems: list[str] = []
-    expected, previous = 1, FIRST_PREVIOUS
-    for row, stored in rows:
-        if row.seq != expected:
-            problems.append(f"audit row {expected} is missing: the next one is {row.seq}")
-        elif row.previous != previous:
-            problems.append(f"audit row {row.seq} does not continue the row before it")
-        if row.hash() != stored:
-            problems.append(f"audit row {row.seq} was changed after it was written")
-        expected, previous = row.seq + 1, stored
+    expected = 1
+    previous: str | None = FIRST_PREVIOUS
+    for values in rows:
+        seq = values[0]
+        if seq != expected:
+            missing = f"row {expected} is" if seq == expected + 1 else f"rows {expected} to {seq - 1} are"
+            problems.append(f"audit {missing} missing: the next one is {seq}")
+        try:
+            row, stored = audit_row_of(values, sealer)
+        except (Corrupt, ValueError, TypeError, AttributeError):
+            problems.append(f"audit row {seq} was changed after it was written: it cannot be read any more")
+            expected, previous = seq + 1, None
+            continue
+        # After a gap, or a row that cannot be read, nothing is known of what this one should continue.
+        if seq == expected and previous is not None and row.previous != previous:
+            problems.append(f"audit row {seq} does not continue the row before it")
+        if row.hash() != stored or (sealer.plain and not _as_written(values, row)):
+            problems.append(f"audit row {seq} was changed after it was written")
+        expected, previous = seq + 1, stored
     return problems
+
+
+def _as_written(values: Sequence[Any], row: AuditRow) -> bool:
+    """Whether a row that is not sealed still is what was written, to the letter: its hash is of what it means."""
+    return tuple(values[:-1]) == audit_values(row, "", UNSEALED)[:-1]

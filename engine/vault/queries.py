@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from cubes import Lineage, MemCube, Memory, Relation
-from engine.vault.audit import AUDIT_COLUMNS, AUDIT_HEAD, AuditRow, audit_row_of
+from cubes import Lineage, MemCube, Memory, Relation, Sensitivity
+from engine.errors import Corrupt
+from engine.vault.audit import AUDIT_COLUMNS, AUDIT_CUT, AUDIT_HEAD, AuditRow, audit_row_of, broken_links
 from engine.vault.connection import Connection
 from engine.vault.rows import Record, cube_of, lineage_of, record_of, stored_time, usage_of
 from engine.vault.schema import CUBE_COLUMNS, MEMORY_COLUMNS
 
 COLUMNS = ", ".join(MEMORY_COLUMNS)
 LIVE_STATES = ("generated", "activated")
+Seen = frozenset[Sensitivity] | None  # how sensitive memories may be that a query finds; None: any
 
 
 def records(connection: Connection, ids: Sequence[str]) -> dict[str, Record]:
@@ -127,19 +129,19 @@ def sources_of(connection: Connection, ids: Sequence[str], relation: Relation) -
     return [row[0] for row in rows]
 
 
-def neighbours(connection: Connection, memory: Memory) -> tuple[str | None, str | None]:
+def neighbours(connection: Connection, memory: Memory, seen: Seen = None) -> tuple[str | None, str | None]:
     """The turns before and after in the same session."""
     about = memory.descriptive
     if about.session is None or about.position is None:
         return None, None
     session = connection.sealer.name(about.session)
+    where, which = _among(seen)
+    turns, place = f"SELECT id FROM memories WHERE cube = ? AND session = ?{where}", [memory.cube, session, *which]
     before = connection.execute(
-        "SELECT id FROM memories WHERE cube = ? AND session = ? AND position < ? ORDER BY position DESC LIMIT 1",
-        [memory.cube, session, about.position],
+        f"{turns} AND position < ? ORDER BY position DESC LIMIT 1", [*place, about.position]
     ).fetchone()
     after = connection.execute(
-        "SELECT id FROM memories WHERE cube = ? AND session = ? AND position > ? ORDER BY position LIMIT 1",
-        [memory.cube, session, about.position],
+        f"{turns} AND position > ? ORDER BY position LIMIT 1", [*place, about.position]
     ).fetchone()
     return (before[0] if before else None), (after[0] if after else None)
 
@@ -160,12 +162,13 @@ def made_under(connection: Connection, name: str) -> int:
     return int(row[0]) if row and row[0] is not None else 0
 
 
-def counts(connection: Connection, column: str, cube: str | None = None) -> tuple[tuple[str, int], ...]:
-    """Number of memories by `state` or `kind`."""
+def counts(connection: Connection, column: str, cube: str, seen: Seen = None) -> tuple[tuple[str, int], ...]:
+    """Number of memories of a cube by `state` or `kind`."""
     assert column in ("state", "kind")
-    where, parameters = ("WHERE cube = ?", [cube]) if cube is not None else ("", [])
+    where, which = _among(seen)
     rows = connection.execute(
-        f"SELECT {column}, count(*) FROM memories {where} GROUP BY {column} ORDER BY {column}", parameters
+        f"SELECT {column}, count(*) FROM memories WHERE cube = ?{where} GROUP BY {column} ORDER BY {column}",
+        [cube, *which],
     ).fetchall()
     return tuple((row[0], row[1]) for row in rows)
 
@@ -179,6 +182,7 @@ def page(
     kind: str | None,
     tag: str | None,
     state: str | None,
+    seen: Seen = None,
 ) -> list[Record]:
     """Memories of a cube in the order in which they were remembered, from behind `after_label` on."""
     conditions, parameters = ["cube = ?", "label > ?"], [cube, after_label]
@@ -186,10 +190,12 @@ def page(
         if value is not None:
             conditions.append(f"{column} = ?")
             parameters.append(value)
+    where, which = _among(seen)
+    parameters += which
     found: list[Record] = []
     while len(found) < limit:
         rows = connection.execute(
-            f"SELECT {COLUMNS} FROM memories WHERE {' AND '.join(conditions)} ORDER BY label LIMIT ?",
+            f"SELECT {COLUMNS} FROM memories WHERE {' AND '.join(conditions)}{where} ORDER BY label LIMIT ?",
             [*parameters, limit],
         ).fetchall()
         read = [record_of(row, connection.sealer) for row in rows]
@@ -200,46 +206,26 @@ def page(
     return found[:limit]
 
 
-def claims_since(connection: Connection, cube: str, revision: int) -> list[Record]:
+def claims_since(connection: Connection, cube: str, revision: int, seen: Seen = None) -> list[Record]:
     """Live memories of a cube that say something of their own and changed after `revision`."""
+    where, which = _among(seen)
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM memories WHERE cube = ? AND revision > ? AND state IN (?, ?)"
-        " AND kind NOT IN ('message', 'document') ORDER BY label",
-        [cube, revision, *LIVE_STATES],
+        f" AND kind NOT IN ('message', 'document'){where} ORDER BY label",
+        [cube, revision, *LIVE_STATES, *which],
     ).fetchall()
     return [record_of(row, connection.sealer) for row in rows]
 
 
-def newest_claims(connection: Connection, cube: str, limit: int) -> list[Record]:
+def newest_claims(connection: Connection, cube: str, limit: int, seen: Seen = None) -> list[Record]:
     """The newest live memories of a cube that say something of their own: no turns, documents or pieces of texts."""
+    where, which = _among(seen)
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM memories WHERE cube = ? AND state IN (?, ?) AND kind NOT IN ('message', 'document')"
-        " AND id NOT IN (SELECT derived FROM lineage WHERE relation = 'part_of') ORDER BY label DESC LIMIT ?",
-        [cube, *LIVE_STATES, limit],
+        f"{where} AND id NOT IN (SELECT derived FROM lineage WHERE relation = 'part_of') ORDER BY label DESC LIMIT ?",
+        [cube, *LIVE_STATES, *which, limit],
     ).fetchall()
     return [record_of(row, connection.sealer) for row in rows]
-
-
-def as_of(connection: Connection, cube: str, moment: datetime) -> list[Record]:
-    """The version of each memory of a cube that was current at `moment`, in the order of labels."""
-    rows = connection.execute(
-        f"SELECT {COLUMNS} FROM (SELECT {COLUMNS} FROM memories UNION ALL SELECT {COLUMNS} FROM versions)"
-        " WHERE cube = ? AND updated_at <= ?"
-        " QUALIFY row_number() OVER (PARTITION BY id ORDER BY version DESC) = 1 ORDER BY label",
-        [cube, stored_time(moment)],
-    ).fetchall()
-    return [record_of(row, connection.sealer) for row in rows]
-
-
-def versions_as_of(connection: Connection, ids: Sequence[str], moment: datetime) -> dict[str, Record]:
-    """The versions of `ids` that were current at `moment`; what did not exist then is left out."""
-    rows = connection.execute(
-        f"SELECT {COLUMNS} FROM (SELECT {COLUMNS} FROM memories UNION ALL SELECT {COLUMNS} FROM versions)"
-        " WHERE id IN (SELECT unnest(?::VARCHAR[])) AND updated_at <= ?"
-        " QUALIFY row_number() OVER (PARTITION BY id ORDER BY version DESC) = 1",
-        [list(ids), stored_time(moment)],
-    ).fetchall()
-    return {row[0]: record_of(row, connection.sealer) for row in rows}
 
 
 def changed_since(connection: Connection, cube: str, revision: int) -> list[Record]:
@@ -270,12 +256,27 @@ def vectors(connection: Connection, embedder: str, ids: Sequence[str]) -> dict[s
     return {id: opened(stored, f"{id}:{embedder}") for id, stored in rows}
 
 
-def audit_rows(connection: Connection, *, since: int = 0, limit: int | None = None) -> Iterator[tuple[AuditRow, str]]:
-    sql = f"SELECT {', '.join(AUDIT_COLUMNS)} FROM audit WHERE seq > ? ORDER BY seq"
+def audit_rows(
+    connection: Connection, *, since: int = 0, limit: int | None = None, cubes: Sequence[str] | None = None
+) -> Iterator[AuditRow]:
+    """The rows after `since`, in order; of these cubes, or of all."""
+    where, which = ("", []) if cubes is None else (" AND cube IN (SELECT unnest(?::VARCHAR[]))", [list(cubes)])
+    sql = f"SELECT {', '.join(AUDIT_COLUMNS)} FROM audit WHERE seq > ?{where} ORDER BY seq"
     if limit is not None:
         sql += f" LIMIT {int(limit)}"
-    for row in connection.execute(sql, [since]).fetchall():
-        yield audit_row_of(row, connection.sealer)
+    for row in connection.execute(sql, [since, *which]).fetchall():
+        yield audit_row_of(row, connection.sealer)[0]
+
+
+def audited_cubes(connection: Connection) -> list[str]:
+    """The cubes that the audit log is about, those that are gone too."""
+    return [row[0] for row in connection.execute("SELECT DISTINCT cube FROM audit WHERE cube <> ''").fetchall()]
+
+
+def audit_problems(connection: Connection) -> list[str]:
+    """What is wrong with the audit log: rows that were changed, removed, slipped in, moved or cut off; where."""
+    rows = connection.execute(f"SELECT {', '.join(AUDIT_COLUMNS)} FROM audit ORDER BY seq").fetchall()
+    return [*broken_links(rows, connection.sealer), *cut_audit(connection)]
 
 
 def audited(connection: Connection, action: str) -> list[AuditRow]:
@@ -287,19 +288,48 @@ def audited(connection: Connection, action: str) -> list[AuditRow]:
 
 
 def cut_audit(connection: Connection) -> list[str]:
-    """Whether rows were cut off the end of the audit log: it must end where the vault last noted that it does."""
+    """Whether rows were cut off the end of the audit log: it must end where the vault last noted that it does.
+
+    What was found cut when the vault was opened stays told, though rows have been written behind the cut since.
+    """
     row = connection.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
     noted = connection.execute("SELECT value FROM meta WHERE key = ?", [AUDIT_HEAD]).fetchone()
-    if noted is None:
-        return []  # nothing was written since the vault began to note it
-    expected = json.loads(connection.sealer.read_text(noted[0], AUDIT_HEAD))
+    known = connection.execute("SELECT value FROM meta WHERE key = ?", [AUDIT_CUT]).fetchone()
+    before: list[str] = [] if known is None else json.loads(known[0])
     last = int(row[0]) if row else 0
+    changed = connection.execute(_LAST_REVISION).fetchone()
+    if changed is not None and (changed[0] or 0) > last:
+        return [*before, f"audit rows {last + 1} to {changed[0]} are missing: the vault holds what changed under them"]
+    if noted is None:
+        return before  # nothing was written since the vault began to note it
+    try:
+        expected = json.loads(connection.sealer.read_text(noted[0], AUDIT_HEAD))
+    except (Corrupt, ValueError):
+        return [*before, "the vault's note of where the audit log ends was changed"]
     if last < expected["seq"]:
-        return [f"audit rows {last + 1} to {expected['seq']} are missing: the log ends too early"]
-    found = "" if row is None else connection.sealer.read_text(row[1], f"audit:{last}:hash")
+        return [*before, f"audit rows {last + 1} to {expected['seq']} are missing: the log ends too early"]
+    try:
+        found = "" if row is None else connection.sealer.read_text(row[1], f"audit:{last}:hash")
+    except Corrupt:
+        found = ""
     if last > expected["seq"] or found != expected["hash"]:
-        return [f"the audit log ends at row {last} with another hash than the vault noted for row {expected['seq']}"]
-    return []
+        return [
+            *before,
+            f"the audit log ends at row {last} with another hash than the vault noted for row {expected['seq']}",
+        ]
+    return before
+
+
+def note_cut_audit(connection: Connection) -> None:
+    """Note, when the vault is opened, that the audit log was cut: the next change would note a new end over it."""
+    found = cut_audit(connection)
+    if found:
+        noted = json.dumps(list(dict.fromkeys(found)))
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [AUDIT_CUT, noted])
+
+
+_REVISED = ("memories", "versions", "tombstones", "cubes", "cube_versions", "snapshots", "artifacts")
+_LAST_REVISION = f"SELECT max(revision) FROM ({' UNION ALL '.join(f'SELECT revision FROM {t}' for t in _REVISED)})"
 
 
 def lacking_vectors(connection: Connection, embedder: str, limit: int) -> list[Record]:
@@ -336,24 +366,71 @@ def cubes_of(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
     return dict(rows)
 
 
-def cube_revision(connection: Connection, cube: str) -> int:
+def cube_revision(connection: Connection, cube: str, seen: Seen = None) -> int:
     """The revision under which anything in a cube last changed."""
+    where, which = _among(seen)
     row = connection.execute(
-        "SELECT greatest(coalesce((SELECT max(revision) FROM memories WHERE cube = ?), 0),"
-        " coalesce((SELECT max(revision) FROM tombstones WHERE cube = ?), 0),"
+        f"SELECT greatest(coalesce((SELECT max(revision) FROM memories WHERE cube = ?{where}), 0),"
+        f" coalesce((SELECT max(revision) FROM tombstones WHERE cube = ?{where}), 0),"
         " coalesce((SELECT max(revision) FROM cubes WHERE name = ?), 0))",
-        [cube, cube, cube],
+        [cube, *which, cube, *which, cube],
     ).fetchone()
     return int(row[0]) if row else 0
 
 
-def ids_with_prefix(connection: Connection, prefix: str, cubes: Sequence[str], limit: int) -> list[str]:
+def ids_with_prefix(
+    connection: Connection, prefix: str, cubes: Mapping[str, frozenset[Sensitivity]], limit: int
+) -> list[str]:
+    """Ids of memories of these cubes, each as sensitive as is said there, newest first."""
+    pairs = [(cube, sensitivity.value) for cube, seen in cubes.items() for sensitivity in sorted(seen)]
     rows = connection.execute(
-        "SELECT id FROM memories WHERE starts_with(id, ?) AND cube IN (SELECT unnest(?::VARCHAR[]))"
-        " ORDER BY label DESC LIMIT ?",
-        [prefix, list(cubes), limit],
+        "SELECT m.id FROM memories AS m JOIN (SELECT unnest(?::VARCHAR[]) AS cube, unnest(?::VARCHAR[]) AS sensitivity)"
+        " AS wanted USING (cube, sensitivity) WHERE starts_with(m.id, ?) ORDER BY m.label DESC LIMIT ?",
+        [[cube for cube, _ in pairs], [sensitivity for _, sensitivity in pairs], prefix, limit],
     ).fetchall()
     return [row[0] for row in rows]
+
+
+def places_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, Sensitivity]]:
+    """(cube, how sensitive it is) of each memory, by its id; ids that do not exist are left out."""
+    rows = connection.execute(
+        "SELECT id, cube, sensitivity FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[]))", [list(ids)]
+    ).fetchall()
+    return {id: (cube, Sensitivity(sensitivity)) for id, cube, sensitivity in rows}
+
+
+def holdings(connection: Connection, cube: str, *, exact: bool) -> tuple[int, int]:
+    """How many live memories a cube holds, and their contents' bytes in UTF-8. The whole of a long text is not
+    counted: its pieces are. Not `exact`: sealed contents are counted as they are stored, which is never less.
+    """
+    where = "FROM memories WHERE cube = ? AND parts = 0 AND state IN (?, ?)"
+    if exact and not connection.sealer.plain:
+        rows = connection.execute(f"SELECT id, version, content {where}", [cube, *LIVE_STATES]).fetchall()
+        opened = connection.sealer.read_text
+        return len(rows), sum(len(opened(content, f"{id}:{version}:content").encode()) for id, version, content in rows)
+    row = connection.execute(
+        f"SELECT count(*), coalesce(sum(strlen(content)), 0) {where}", [cube, *LIVE_STATES]
+    ).fetchone()
+    return (int(row[0]), int(row[1])) if row else (0, 0)
+
+
+def unused(connection: Connection, cube: str, since: datetime) -> list[list[str]]:
+    """Ids of live memories of a cube that nobody used since, oldest first; a long text with its pieces together."""
+    rows = connection.execute(
+        "SELECT list(m.id ORDER BY m.label) FROM memories AS m LEFT JOIN usage AS u USING (id)"
+        " LEFT JOIN lineage AS l ON l.derived = m.id AND l.relation = 'part_of'"
+        " WHERE m.cube = ? AND m.state IN (?, ?) GROUP BY coalesce(l.source, m.id)"
+        " HAVING max(greatest(m.created_at, coalesce(u.last_access, m.created_at))) <= ? ORDER BY min(m.label)",
+        [cube, *LIVE_STATES, stored_time(since)],
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def _among(seen: Seen) -> tuple[str, list[list[str]]]:
+    """A condition on how sensitive a memory is, and its parameter."""
+    if seen is None or len(seen) == len(Sensitivity):
+        return "", []
+    return " AND sensitivity IN (SELECT unnest(?::VARCHAR[]))", [sorted(item.value for item in seen)]
 
 
 def indexed(connection: Connection, cube: str) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cubes import Lineage, MemCube, Memory, State
+from cubes import Lineage, MemCube, Memory, Sensitivity, State
 from engine.operations import Caller
 from engine.vault.audit import AUDIT_COLUMNS, FIRST_PREVIOUS, AuditRow, audit_values
 from engine.vault.connection import Connection
@@ -54,6 +54,7 @@ class Change:
     record: Record | None  # None: erased
     vectors: NDArray[np.float32] | None = None  # [passages, dimension]; None: unchanged or none yet
     embedder: str = ""  # fingerprint of what made them
+    sensitivity: Sensitivity = Sensitivity.NORMAL  # of the memory, before or after: the lesser of the two
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ class Transaction:
     changes: list[Change] = field(default_factory=list)
     cubes_changed: bool = False
     cubes: dict[str, None] = field(default_factory=dict)  # what the audit rows are about, in order: these changed
+    headers: dict[str, None] = field(default_factory=dict)  # cubes whose own header or snapshots changed
     written: bool = False
     revision: int = 0  # the vault's revision once this job's changes are in it; set when the job has run
     _after: list[Callable[[], None]] = field(default_factory=list)
@@ -145,7 +147,7 @@ class Transaction:
         """Insert new memories; `vectors`, [passages, dimension] each, go to whoever keeps the index."""
         self.insert("memories", MEMORY_COLUMNS, [row_of(record, self.connection.sealer) for record in records])
         self.changes += [
-            Change(record.memory.id, record.label, record.memory.cube, record, rows, embedder)
+            replace(_change(record), vectors=rows, embedder=embedder)
             for record, rows in zip(records, vectors, strict=True)
         ]
 
@@ -171,9 +173,12 @@ class Transaction:
             gone = self.rows(f"DELETE FROM {table} WHERE {column} IN (SELECT unnest(?))", [ids])
             removed[table] = removed.get(table, 0) + int(gone[0][0])
         self.written = True
-        rows = [(record.memory.id, record.label, record.memory.cube, revision) for record in records]
-        self.insert("tombstones", ("id", "label", "cube", "revision"), rows)
-        self.changes += [Change(record.memory.id, record.label, record.memory.cube, None) for record in records]
+        rows = [
+            (record.memory.id, record.label, record.memory.cube, revision, record.memory.governance.sensitivity.value)
+            for record in records
+        ]
+        self.insert("tombstones", ("id", "label", "cube", "revision", "sensitivity"), rows)
+        self.changes += [replace(_change(record), record=None) for record in records]
         return removed
 
     def revise(self, old: Record, memory: Memory, change: str, revision: int, *, reason: str | None = None) -> Record:
@@ -202,7 +207,10 @@ class Transaction:
                 self.execute(f"UPDATE memories SET {settings} WHERE id = ?", [*row[3:], row[0]])
         else:
             self.insert("memories", MEMORY_COLUMNS, rows, replace_=True)
-        self.changes += [Change(record.memory.id, record.label, record.memory.cube, record) for record in records]
+        self.changes += [
+            _change(record, old.memory.governance.sensitivity)
+            for (old, _), record in zip(revised, records, strict=True)
+        ]
         return records
 
     def _next_version(self, old: Record, memory: Memory) -> Memory:
@@ -229,7 +237,7 @@ class Transaction:
             [*told, revision, memory.id, memory.version],
         )
         if current:
-            self.changes.append(Change(memory.id, record.label, memory.cube, replace(record, revision=revision)))
+            self.changes.append(_change(replace(record, revision=revision)))
 
     def activate(self, records: Sequence[Record], revision: int) -> None:
         """First use: another state, but no new version, since nothing of what the memory says has changed."""
@@ -240,8 +248,17 @@ class Transaction:
         )
         for record in records:
             memory = replace(record.memory, state=State.ACTIVATED)
-            changed = replace(record, memory=memory, revision=revision)
-            self.changes.append(Change(memory.id, record.label, memory.cube, changed))
+            self.changes.append(_change(replace(record, memory=memory, revision=revision)))
+
+    def use(self, uses: Mapping[str, tuple[int, datetime]]) -> None:
+        """Note that memories were used: how often, and when last, by their ids. Being used is not a change."""
+        if not uses:
+            return
+        known = dict(
+            self.rows("SELECT id, access_count FROM usage WHERE id IN (SELECT unnest(?::VARCHAR[]))", [list(uses)])
+        )
+        rows = [(id, known.get(id, 0) + count, stored_time(at)) for id, (count, at) in uses.items()]
+        self.insert("usage", ("id", "access_count", "last_access"), rows, replace_=True)
 
     def link(self, edges: Mapping[str, Iterable[Lineage]], *, imported: bool = False) -> None:
         """Add lineage: the edges of each derived memory, by its id. `imported`: a file says so, it did not happen here.
@@ -277,6 +294,7 @@ class Transaction:
         versioned = [(*row, self.caller.principal.name, change, sealed)]
         self.insert("cube_versions", columns, versioned, replace_=True)
         self.cubes_changed = True
+        self.headers[cube.name] = None
 
     def put_snapshot(self, cube: str, name: str, moment: datetime, revision: int, *, reason: str | None = None) -> None:
         """Name a moment of a cube, or give the name another one."""
@@ -285,6 +303,12 @@ class Transaction:
         row = (cube, name, stored_time(moment), self.caller.principal.name, sealed, revision)
         columns = ("cube", "name", "moment", "author", "reason", "revision")
         self.insert("snapshots", columns, [row], replace_=True)
+        self.headers[cube] = None
+
+    def drop_snapshot(self, cube: str, name: str) -> None:
+        """Take the name away from a moment."""
+        self.execute("DELETE FROM snapshots WHERE cube = ? AND name = ?", [cube, name])
+        self.headers[cube] = None
 
     def after(self, effect: Callable[[], None]) -> None:
         """Run `effect` once, on the writer thread, when the transaction is durable."""
@@ -292,3 +316,10 @@ class Transaction:
 
     def effects(self) -> list[Callable[[], None]]:
         return self._after
+
+
+def _change(record: Record, before: Sensitivity | None = None) -> Change:
+    """The change that made `record`; `before` is how sensitive the memory was until then."""
+    memory, now = record.memory, record.memory.governance.sensitivity
+    lesser = now if before is None else min(now, before, key=tuple(Sensitivity).index)
+    return Change(memory.id, record.label, memory.cube, record, sensitivity=lesser)

@@ -107,6 +107,7 @@ class MemVault:
             self._key = bytes.fromhex(self.sealer.read_text(self._meta("key"), KEY_PLACE))
             self.store_id = self._meta("store")
             self.incarnation = self._meta("incarnation")  # another one after each restored backup
+            queries.note_cut_audit(Connection(self._connection, self.sealer))
             self._writer = Writer(
                 lambda: Connection(self._connection, self.sealer), self._head(), clock, self._committed
             )

@@ -69,7 +69,7 @@ def test_what_cannot_be_restored_says_why(memos: MemOS, clock: HandClock) -> Non
     id, brief = say(memos, "Lasting."), say(memos, "Brief.", expires_in_days=1)
     clock.pass_by(days=2)
     memos.sweep()
-    with pytest.raises(NotFound, match=f"{id} has no version 7.* lists 1 to 1"):
+    with pytest.raises(NotFound, match=f"{id} has no version 7.* lists those that there are"):
         memos.restore(id, 7, ME)
     with pytest.raises(NotFound, match="no memory 'm_nowhere'"):
         memos.restore("m_nowhere", 1, ME)
