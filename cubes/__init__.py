@@ -1,4 +1,8 @@
-"""What a memory is: MemCube, Memory, their headers, canonical bytes and digests."""
+"""What a memory is: MemCube, Memory, their headers, canonical bytes and digests.
+
+The `.memcube` file has its own modules, imported where they are used: `cubes.packing` writes one, `cubes.bundle` reads
+it, `cubes.differences` compares two, `cubes.signing` and `cubes.encryption` hold the keys. FORMAT.md specifies it.
+"""
 
 from cubes.canonical import canonical_bytes, digest
 from cubes.cube import (
@@ -23,7 +27,16 @@ from cubes.cube import (
     Tier,
     memory_digest,
 )
-from cubes.errors import CubeError, MalformedCube
+from cubes.errors import (
+    CubeError,
+    DamagedBundle,
+    MalformedCube,
+    TooLargeBundle,
+    UnsupportedBundle,
+    UntrustedBundle,
+    UnusableFile,
+    WrongKey,
+)
 
 __all__ = [
     "KINDS",
@@ -31,6 +44,7 @@ __all__ = [
     "Behavioural",
     "CubeError",
     "CubePolicy",
+    "DamagedBundle",
     "Descriptive",
     "Governance",
     "Grant",
@@ -47,6 +61,11 @@ __all__ = [
     "Sensitivity",
     "State",
     "Tier",
+    "TooLargeBundle",
+    "UnsupportedBundle",
+    "UntrustedBundle",
+    "UnusableFile",
+    "WrongKey",
     "canonical_bytes",
     "digest",
     "memory_digest",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
@@ -72,15 +73,15 @@ def _no_constant(name: str) -> NoReturn:
     raise MalformedCube(f"{name} is no JSON number")
 
 
-def mapping(value: object, what: str, names: Collection[str]) -> Mapping[str, Any]:
+def mapping(value: object, what: str, names: AbstractSet[str]) -> Mapping[str, Any]:
     """`value` as an object that has the fields `names` and no others."""
     if not isinstance(value, dict):
         raise MalformedCube(f"{what} is no JSON object")
     if value.keys() != names:
-        lacking = sorted(set(names) - value.keys())
+        lacking = sorted(names - value.keys())
         if lacking:
             raise MalformedCube(f"{what} lacks the field {lacking[0]}")
-        raise MalformedCube(f"{what} has a field that version 1 does not know: {_shown(min(set(value) - set(names)))}")
+        raise MalformedCube(f"{what} has a field that version 1 does not know: {_shown(min(value.keys() - names))}")
     return value
 
 

@@ -21,8 +21,8 @@ from cubes.limits import (
     MAX_TOTAL,
 )
 
-_CUBE = ("name", "description", "created_at", "updated_at", "version", "licence", "policy", "provenance")
-_POLICY = tuple(CubePolicy.__dataclass_fields__)
+_CUBE = {"name", "description", "created_at", "updated_at", "version", "licence", "policy", "provenance"}
+_POLICY = frozenset(CubePolicy.__dataclass_fields__)
 
 
 def cube_to_plain(cube: MemCube) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def cube_from_plain(value: object) -> MemCube:
         MalformedCube, TooLargeBundle: a field is missing, unknown, or holds what it may not.
     """
     found = fields.mapping(value, "the cube", _CUBE)
-    provenance = fields.mapping(found["provenance"], "provenance", ("store", "cube", "owner"))
+    provenance = fields.mapping(found["provenance"], "provenance", {"store", "cube", "owner"})
     made = Provenance(
         *(fields.text(provenance[name], f"provenance.{name}", MAX_NAME_CHARS) for name in ("store", "cube", "owner"))
     )
@@ -104,7 +104,7 @@ def _policy(value: object) -> CubePolicy:
 
 
 def _grant(value: object) -> Grant:
-    found = fields.mapping(value, "a grant", ("principal", "actions"))
+    found = fields.mapping(value, "a grant", {"principal", "actions"})
     actions = fields.array(found["actions"], "actions of a grant", len(Action))
     granted = tuple(fields.choice(item, "an action of a grant", Action) for item in actions)
     if len(set(granted)) != len(granted):

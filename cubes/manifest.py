@@ -37,9 +37,9 @@ from cubes.limits import (
 FORMAT, VERSION = "memcube", 1
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 _DEPTH = 8  # the manifest needs 5: artifacts, artifact, sources, source
-_FIELDS = ("format", "version", "cube", "counts", "embedder", "redacted", "artifacts", "members")
-_COUNTS = ("memories", "versions", "edges", "passages", "states")
-_ARTIFACT = ("id", "kind", "fingerprint", "digest", "bytes", "created_at", "sources", "metadata")
+_FIELDS = {"format", "version", "cube", "counts", "embedder", "redacted", "artifacts", "members"}
+_COUNTS = {"memories", "versions", "edges", "passages", "states"}
+_ARTIFACT = {"id", "kind", "fingerprint", "digest", "bytes", "created_at", "sources", "metadata"}
 _HEX = frozenset("0123456789abcdef")
 _MAX_MEMBER_BYTES = MAX_LINE_VECTOR_BYTES + 4_096 + 256  # a shard of embeddings with its counts and header
 
@@ -229,7 +229,7 @@ def _counts(value: object) -> Counts:
 def _embedder(value: object) -> EmbedderHeader | None:
     if value is None:
         return None
-    found = fields.mapping(value, "embedder", ("fingerprint", "source", "dimension"))
+    found = fields.mapping(value, "embedder", {"fingerprint", "source", "dimension"})
     return EmbedderHeader(
         fields.text(found["fingerprint"], "embedder.fingerprint", MAX_NAME_CHARS),
         fields.text(found["source"], "embedder.source", MAX_SOURCE_CHARS),
@@ -242,7 +242,7 @@ def _artifact(value: object) -> ArtifactHeader:
     id = fields.identifier(found["id"], "id of an artifact")
     sources: list[tuple[str, int]] = []
     for item in fields.array(found["sources"], f"sources of {id}", MAX_SOURCES):
-        source = fields.mapping(item, f"a source of {id}", ("id", "version"))
+        source = fields.mapping(item, f"a source of {id}", {"id", "version"})
         sources.append(
             (fields.identifier(source["id"], f"source of {id}"), fields.whole(source["version"], f"version in {id}", 1))
         )
@@ -269,7 +269,7 @@ def _members(value: object) -> tuple[Member, ...]:
 
 
 def _member(value: object) -> Member:
-    found = fields.mapping(value, "a member", ("name", "bytes", "sha256", "crc32"))
+    found = fields.mapping(value, "a member", {"name", "bytes", "sha256", "crc32"})
     return Member(
         fields.text(found["name"], "name of a member", MAX_NAME_CHARS),
         fields.whole(found["bytes"], "bytes of a member", 0, MAX_ARTIFACT_BYTES),

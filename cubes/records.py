@@ -305,7 +305,7 @@ def _texts(value: object, what: str, most: int, most_chars: int) -> tuple[str, .
 
 
 def _mention(value: object, what: str) -> Mention:
-    found = fields.mapping(value, what, ("text", "start", "end"))
+    found = fields.mapping(value, what, {"text", "start", "end"})
     mention = Mention(
         fields.text(found["text"], what, MAX_PHRASE_CHARS),
         fields.instant(found["start"], what),
@@ -319,7 +319,7 @@ def _mention(value: object, what: str) -> Mention:
 def _lineage(value: object, id: str) -> tuple[Lineage, ...]:
     edges: list[Lineage] = []
     for item in fields.array(value, f"lineage of {id}", MAX_EDGES):
-        found = fields.mapping(item, f"lineage of {id}", ("relation", "source", "version"))
+        found = fields.mapping(item, f"lineage of {id}", {"relation", "source", "version"})
         edges.append(
             Lineage(
                 fields.choice(found["relation"], f"relation in the lineage of {id}", Relation),
@@ -337,7 +337,7 @@ def _edge_order(edge: Lineage) -> tuple[str, str, int]:
 
 
 def _usage(value: object, id: str) -> Behavioural:
-    found = fields.mapping(value, f"usage of {id}", ("access_count", "last_access"))
+    found = fields.mapping(value, f"usage of {id}", {"access_count", "last_access"})
     return Behavioural(
         fields.whole(found["access_count"], f"access_count of {id}"),
         fields.maybe_instant(found["last_access"], f"last_access of {id}"),

@@ -114,7 +114,7 @@ def verify(manifest: bytes, signature: bytes) -> PublicKey:
         UntrustedBundle: the signature is false.
     """
     record = fields.parse(signature, _DEPTH)
-    found = fields.mapping(record, "the signature", ("algorithm", "key", "signature"))
+    found = fields.mapping(record, "the signature", {"algorithm", "key", "signature"})
     if found["algorithm"] != ALGORITHM:
         raise MalformedCube(f"the signature's algorithm is not {ALGORITHM}")
     key, made = _decoded(found["key"], _KEY_BYTES), _decoded(found["signature"], _SIGNATURE_BYTES)

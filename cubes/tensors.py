@@ -153,7 +153,7 @@ def check_blob(head: bytes, size: int) -> None:
 
 def _span(tensor: object) -> tuple[int, int]:
     """Where a tensor stands, checked against its type and shape."""
-    found = fields.mapping(tensor, "a tensor", ("dtype", "shape", "data_offsets"))
+    found = fields.mapping(tensor, "a tensor", {"dtype", "shape", "data_offsets"})
     most = 1 << 48
     bits = DTYPE_BITS.get(found["dtype"]) if isinstance(found["dtype"], str) else None
     if bits is None:
