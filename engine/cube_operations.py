@@ -74,6 +74,8 @@ class RolledBack:
     archived: tuple[str, ...] = ()  # did not exist then
     kept: tuple[str, ...] = ()  # frozen: left as they are
     gone: tuple[str, ...] = ()  # erased since, or let go by retention: they do not come back
+    expired: tuple[str, ...] = ()  # lived then, but their time has passed since: they are expired again
+    unfused: tuple[str, ...] = ()  # parents in other cubes that live again, as what they were fused into went
 
 
 # --- governance ---------------------------------------------------------------------------------------------------
@@ -212,6 +214,7 @@ class Mount:
     cube: str
     state: str  # ready, or what is wrong
     memories: int = 0
+    problems: tuple[str, ...] = ()  # "file: what is wrong with it, or what became of it"
 
 
 # --- fuse for cubes -------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from engine.vault import MemVault, Transaction, queries
 Vectors = NDArray[np.float32]
 SYSTEM = Caller(Principal("memos", owner=True))
 BATCH_MEMORIES = 64
+SLICE_MEMORIES = 8  # embedded without a pause: what is more urgent than vectors waits no longer than for these
 CHANGING = "lexical only: the index is changing to another embedder, ask again in a moment"
 log = logging.getLogger(__name__)
 
@@ -199,9 +200,14 @@ class Embeddings:
             if not lacking:
                 self.awaits(-noted)  # not 0: others may have been stored meanwhile
                 return True
-            vectors = self._passages(model, [None if m.descriptive.parts else m.content for m in lacking])
-            if vectors is None:
-                return False
+            vectors: list[Vectors] = []
+            while len(vectors) < len(lacking) and not (vectors and stopped()):
+                some = lacking[len(vectors) : len(vectors) + SLICE_MEMORIES]
+                found = self._passages(model, [None if m.descriptive.parts else m.content for m in some])
+                if found is None:
+                    return False
+                vectors += found
+            lacking = lacking[: len(vectors)]
             self._vault.write(self._filling(model, print_, lacking, vectors, applied), SYSTEM)
             self.awaits(-len(lacking))
         return False

@@ -34,7 +34,7 @@ from engine.cube_operations import (
 )
 from engine.embeddings import Embeddings
 from engine.erasing import note_pending
-from engine.errors import Cancelled, Invalid, MemosError, NotAllowed, NotFound
+from engine.errors import Cancelled, Invalid, MemosError, NotAllowed, NotFound, Unavailable
 from engine.events import Events
 from engine.governance.access import clearance, granted, header_for, no_memory
 from engine.indexer import Indexes
@@ -84,7 +84,7 @@ class MemOS:
         parts.vault.on_commit = self._committed
         self._forgetting.finish()
         self._background = threading.Thread(target=self._run_background, name="memos-background", daemon=True)
-        self._watcher = Watcher(parts, self._work.set)
+        self._watcher = Watcher(parts, self._show_bundle, self._work.set)
         self._background.start()
         self._watcher.start()
 
@@ -421,6 +421,9 @@ class MemOS:
     def mount(self, path: Path, caller: Caller, name: str | None = None) -> Mount:
         """Show a folder of notes or bundles, or a bundle, as a read-only cube. See `engine.watcher`."""
         return self._watcher.mount(path, caller, name)
+
+    def _show_bundle(self, path: Path, name: str | None, upgrade: bool, caller: Caller) -> str:
+        raise Unavailable(f"{path} cannot be mounted: this version does not read bundles")
 
     def unmount(self, name: str, caller: Caller) -> None:
         """Take a mount away, by the name of its cube or by its path; its files stay."""

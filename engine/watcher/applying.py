@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from cubes import Descriptive, Governance, Lineage, Memory, Relation, State
-from engine.errors import NotFound
+from engine.errors import Invalid, NotFound
 from engine.lifecycle.states import LIVE, Step, state_after
 from engine.parts import Parts, content_key
 from engine.reader import Draft
+from engine.reader.checks import check_instant
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record
 from engine.watcher.plan import Item
@@ -32,14 +34,21 @@ ORDER BY piece.state IN ('generated', 'activated') DESC, piece.position, piece.l
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """An item with the keys of its drafts' contents."""
+    """An item with its drafts and the keys of their contents."""
 
     item: Item
+    drafts: tuple[Draft, ...]
     keys: tuple[int, ...]
 
 
-def keyed(parts: Parts, item: Item) -> Keyed:
-    return Keyed(item, tuple(content_key(parts.vault, draft.content) for draft in item.note.drafts))
+def keyed(parts: Parts, item: Item, written_at: datetime) -> Keyed:
+    """`written_at`: when the file was last changed, from which relative dates in it count."""
+    try:
+        check_instant(written_at, "")
+    except Invalid:
+        written_at = parts.clock.now()
+    drafts = item.note.drafts(written_at)
+    return Keyed(item, drafts, tuple(content_key(parts.vault, draft.content) for draft in drafts))
 
 
 @dataclass(slots=True)
@@ -94,11 +103,10 @@ class Applying:
     # --- deciding ----------------------------------------------------------------------------------------------
 
     def _bring(self, keyed: Keyed) -> str:
-        drafts, change = keyed.item.note.drafts, keyed.item.change
+        change = keyed.item.change
         old = None if keyed.item.id is None else self.records.get(keyed.item.id)
-        whole, *pieces = drafts
-        count = len(pieces)
-        id, version = self._put(old, whole, keyed.keys[0], change, parts=count)
+        whole, *pieces = keyed.drafts
+        id, version = self._put(old, whole, keyed.keys[0], change, parts=len(pieces))
         waiting: defaultdict[int, list[Record]] = defaultdict(list)
         for record in reversed(self.pieces[id]):
             waiting[record.content_key].append(record)
@@ -165,24 +173,25 @@ class Applying:
 
     def _write(self) -> None:
         transaction = self.transaction
-        changed = {change: [old.memory.id for old, _ in pairs] for change, pairs in self.revised.items()}
         ids = [record.memory.id for record in self.added]
-        revision = transaction.audit(
-            "follow",
-            self.cube,
-            [*ids, *(id for found in changed.values() for id in found)],
-            added=len(ids),
-            **{change: len(found) for change, found in changed.items()},
-        )
+        changed = [old.memory.id for pairs in self.revised.values() for old, _ in pairs]
+        counts = {"add": len(ids), **{change: len(pairs) for change, pairs in self.revised.items()}}
+        revision = transaction.audit("follow", self.cube, [*ids, *changed], changes=counts)
         transaction.add([replace(record, revision=revision) for record in self.added], [None] * len(ids), "")
-        if self.reworded:
-            transaction.execute("DELETE FROM embeddings WHERE id IN (SELECT unnest(?::VARCHAR[]))", [self.reworded])
+        lacking = len(ids) + self._drop_vectors()
         for change, pairs in self.revised.items():
             transaction.revise_all(pairs, change, revision)
         transaction.link(self.edges)
-        lacking = len(ids) + len(self.reworded)
         if lacking:
             transaction.after(lambda: self.parts.embeddings.awaits(lacking))
+
+    def _drop_vectors(self) -> int:
+        """Drop those that are of other words now; of how many memories."""
+        if not self.reworded:
+            return 0
+        self.transaction.written = True
+        sql = "DELETE FROM embeddings WHERE id IN (SELECT unnest(?::VARCHAR[])) RETURNING id"
+        return len({row[0] for row in self.transaction.rows(sql, [self.reworded])})
 
 
 def _as_drafted(old: Memory, draft: Draft, parts: int, position: int | None) -> Memory:

@@ -50,6 +50,11 @@ class Scan:
     notes: dict[str, Look] = field(default_factory=dict)
     bundles: dict[str, Look] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    unseen: set[str] = field(default_factory=set)  # files and folders that could not be looked at ("": all others)
+
+    def could_hold(self, path: str) -> bool:
+        """Whether a path that was not found may be there all the same."""
+        return any(not place or path == place or path.startswith(f"{place}/") for place in self.unseen)
 
 
 def scan(root: Path, now_ns: int, stopped: Callable[[], bool]) -> Scan:
@@ -74,11 +79,13 @@ def scan(root: Path, now_ns: int, stopped: Callable[[], bool]) -> Scan:
                 raise
             if not isinstance(error, FileNotFoundError):
                 found.problems[_shown(under)] = _why(error)
+                found.unseen.add(under)
         first = False
         if stopped():
             raise Stopped
         if len(found.notes) + len(found.bundles) > MAX_FILES:
             found.problems[_shown(under) or "."] = f"there are more than {MAX_FILES} files: the rest is not read"
+            found.unseen.add("")
             break
     return found
 
@@ -111,6 +118,7 @@ def _look(
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
             found.problems[_shown(path)] = _why(error)
+            found.unseen.add(path)
         return
     (found.bundles if ending == BUNDLE_ENDING else found.notes)[path] = look_of(seen, now_ns)
 

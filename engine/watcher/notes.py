@@ -33,19 +33,28 @@ MAX_TITLE_CHARS = 256
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a file says. `drafts`: the whole, then the pieces of a long one; `remarks`: what its owner should know."""
+    """What a file says, and `remarks`: what its owner should know of how it was read."""
 
     digest: str
-    drafts: tuple[Draft, ...]
+    request: Remember
+    rules: Governance
+    metadata: str
     remarks: tuple[str, ...] = ()
+
+    def drafts(self, now: datetime) -> tuple[Draft, ...]:
+        """The whole, then the pieces of a long one. Relative dates in the text count from `now`."""
+        whole, *pieces = (
+            replace(draft, origin=Origin.DOCUMENT, governance=self.rules) for draft in draft_text(self.request, now)
+        )
+        return replace(whole, metadata=self.metadata), *pieces
 
 
 def file_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_note(data: bytes, path: str, modified_at: datetime) -> Note | None:
-    """The note in a file's bytes; None: there is nothing in it. Relative dates in it count from `modified_at`.
+def read_note(data: bytes, path: str) -> Note | None:
+    """The note in a file's bytes; None: there is nothing in it.
 
     Raises:
         Invalid: it is no text that can be kept; the message says why.
@@ -56,7 +65,8 @@ def read_note(data: bytes, path: str, modified_at: datetime) -> Note | None:
         return None
     _check(parted.body)
     digest, remarks = file_digest(data), list[str]()
-    remarks += [parted.broken + ", it is kept as text"] if parted.broken else []
+    if parted.broken:
+        remarks.append(f"{parted.broken}: it is kept as text")
     secret = next((found.name for found in find_secrets(text)), None)
     if secret is not None:
         remarks.append(f"it seems to hold a secret ({secret}): it is kept as secret")
@@ -68,11 +78,7 @@ def read_note(data: bytes, path: str, modified_at: datetime) -> Note | None:
         occurred_at=_date(parted.fields, remarks),
         source=path,
     )
-    whole, *pieces = (
-        replace(draft, origin=Origin.DOCUMENT, governance=rules) for draft in draft_text(request, modified_at)
-    )
-    whole = replace(whole, metadata=_metadata(parted, path, digest))
-    return Note(digest, (whole, *pieces), tuple(remarks))
+    return Note(digest, request, rules, _metadata(parted, path, digest), tuple(remarks))
 
 
 def _decoded(data: bytes) -> str:

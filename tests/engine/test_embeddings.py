@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.clock import TimeOrderedIds
-from engine.embeddings import BATCH_MEMORIES, Embeddings
+from engine.embeddings import BATCH_MEMORIES, SLICE_MEMORIES, Embeddings
 from engine.indexer import Indexes
 from engine.memos import MemOS
 from engine.operations import Recall, Remember
@@ -94,7 +94,7 @@ def test_the_old_vectors_answer_until_every_memory_has_a_new_one(settings: Setti
         assert not parts.embeddings.switch(lambda: pytest.fail("it is too early"))
         assert not parts.embeddings.fill(after_batches(1), parts.indexes.applied)
         assert embedders(parts)[old] == count
-        assert sum(embedders(parts).values()) == count + BATCH_MEMORIES
+        assert sum(embedders(parts).values()) == count + SLICE_MEMORIES
         assert recalled(parts) == before
     with still(changed) as parts:  # a restart in the middle
         assert recalled(parts) == before

@@ -1,0 +1,202 @@
+"""The bundles of one folder, or one bundle by itself: each is shown as a cube of its own, read-only.
+
+A bundle is verified and put into the vault under the same rules as one that a person installs; what is refused is
+named, with why, and nothing of it is shown. A file that is replaced is an upgrade of its cube; where it is gone from a
+folder that is there, its cube goes too. A file that is still being written is left until it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.cube_operations import Mount
+from engine.embeddings import SYSTEM
+from engine.errors import Busy, Conflict, MemosError
+from engine.operations import Caller
+from engine.parts import Parts
+from engine.removing import remove
+from engine.vault import Transaction, queries
+from engine.watcher import rows
+from engine.watcher.folder import READ_BYTES, Look, Scan, Stopped
+from engine.watcher.rows import BUNDLE, Row
+
+WRITTEN_NS = 400_000_000  # a file that changed less than this ago may still be being written
+NOTE = "mount:"  # before the path: the note in the vault that says what file a cube was read from
+
+Install = Callable[[Path, str | None, bool, Caller], str]
+"""Put the bundle into the vault as a cube that shows this file: under a name (None: its own), or as the upgrade of the
+cube of that name. Returns the cube's name. Raises `MemosError`; then the vault is as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A bundle that is shown."""
+
+    cube: str
+    digest: str
+    look: Look | None = None  # None: not looked at since the store was opened
+
+
+class Bundles:
+    """The bundles of one mount. Not for several threads at once."""
+
+    def __init__(self, parts: Parts, row: Row, install: Install) -> None:
+        self._parts = parts
+        self._row = row
+        self._install = install
+        self._root = Path(row.path).parent if row.kind == BUNDLE else Path(row.path)
+        self._held: dict[str, _Held] | None = None
+        self._refused: dict[str, Look] = {}
+        self._names: dict[str, str] = {Path(row.path).name: row.cube} if row.kind == BUNDLE and row.cube else {}
+        self.problems: dict[str, str] = {}
+
+    # --- keeping up --------------------------------------------------------------------------------------------
+
+    def refresh(
+        self, found: Scan, noticed: Collection[str], stopped: Callable[[], bool], caller: Caller | None
+    ) -> bool:
+        """Show what is there now; whether anything changed, or has to be looked at again soon.
+
+        With a `caller` the mount is new, and a single bundle that is refused raises `MemosError`.
+        """
+        if self._held is None:
+            self._held = self._load()
+        held, changed = self._held, False
+        for path in [path for path in held if path not in found.bundles and not found.could_hold(path)]:
+            self._take_away(path, held.pop(path).cube)
+            changed = True
+        for gone in [path for path in self.problems if path not in found.bundles]:
+            del self.problems[gone]
+        for path, look in found.bundles.items():
+            if stopped():
+                raise Stopped
+            seen = held[path].look if path in held else self._refused.get(path)
+            if seen == look and not seen.racy and path not in noticed:
+                continue
+            if caller is None and 0 <= time.time_ns() - look.modified_ns < WRITTEN_NS:
+                changed = True
+                continue
+            changed = self._show(path, look, stopped, caller) or changed
+        return changed
+
+    def _load(self) -> dict[str, _Held]:
+        """What is shown already. A cube whose mount was not noted, because that was cut off, is of unknown content."""
+        shown = {row.path: row.cube for row in rows.rows(self._parts) if row.kind == BUNDLE}
+        shown |= {cube.mounted: cube.name for cube in self._parts.vault.cubes() if cube.mounted is not None}
+        held = {}
+        for file, cube in shown.items():
+            if file == self._row.path if self._row.kind == BUNDLE else rows.is_within(file, self._row.path):
+                path = os.path.relpath(file, self._root).replace(os.sep, "/")
+                noted = json.loads(self._parts.vault.note(NOTE + file) or "{}")
+                held[path] = _Held(cube, noted.get("digest", ""))
+        return held
+
+    def _show(self, path: str, look: Look, stopped: Callable[[], bool], caller: Caller | None) -> bool:
+        assert self._held is not None
+        held = self._held.get(path)
+        try:
+            digest = _digest(self._root / path, stopped)
+            if held is not None and held.digest == digest:
+                self._held[path] = _Held(held.cube, digest, look)
+                return False
+            cube = self._put(path, digest, held, caller)
+        except FileNotFoundError:
+            return True  # it went a moment ago
+        except OSError as error:
+            self.problems[path] = f"it cannot be read: {(error.strerror or type(error).__name__).lower()}"
+            self._refused[path] = look
+            return False
+        except Busy:
+            raise
+        except MemosError as error:
+            if caller is not None and self._row.kind == BUNDLE:
+                raise
+            self._refuse(path, look, held, error)
+            return False
+        self._held[path] = _Held(cube, digest, look)
+        self._refused.pop(path, None)
+        self.problems.pop(path, None)
+        return True
+
+    def _refuse(self, path: str, look: Look, held: _Held | None, error: MemosError) -> None:
+        """Nothing of a bundle that is refused is shown; its cube stays as the file that was there before said."""
+        why = str(error)
+        if isinstance(error, Conflict) and held is None:
+            why = f"its name is taken here: mount it with `memos-mcp mount {self._root / path} --as NAME`"
+        self.problems[path] = why
+        self._refused[path] = look
+        if held is not None:
+            assert self._held is not None
+            self._held[path] = _Held(held.cube, held.digest, look)
+
+    def _put(self, path: str, digest: str, held: _Held | None, caller: Caller | None) -> str:
+        file = self._root / path
+        name = held.cube if held is not None else self._names.get(path)
+        cube = self._install(file, name, held is not None, caller or SYSTEM)
+
+        def note(transaction: Transaction) -> None:
+            rows.put(transaction, Row(str(file), BUNDLE, cube))
+            value = json.dumps({"digest": digest})
+            transaction.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [NOTE + str(file), value])
+
+        self._parts.vault.write(note, SYSTEM)
+        return cube
+
+    def _take_away(self, path: str, cube: str) -> None:
+        """The file is gone: so is its cube."""
+        file = str(self._root / path)
+
+        def job(transaction: Transaction) -> None:
+            found = queries.cube(transaction.connection, cube)
+            if found is not None and found.mounted == file:
+                remove(self._parts, transaction, cube, "unmount", reason=f"{file} is gone")
+            forget(transaction, [file])
+
+        self._parts.vault.write(job, SYSTEM)
+
+    # --- being asked -------------------------------------------------------------------------------------------
+
+    def retry(self, path: str, name: str | None) -> None:
+        """Look at the bundle at `path` again, and show it under this name if it is not shown yet."""
+        if name is not None:
+            self._names[path] = name
+        self._refused.pop(path, None)
+
+    def cubes(self) -> dict[str, str]:
+        """The cubes that show bundles, with the files that they show."""
+        return {held.cube: str(self._root / path) for path, held in (self._held or {}).items()}
+
+    def path_of(self, cube: str) -> str | None:
+        return self.cubes().get(cube)
+
+    def shown(self, state: str) -> Iterator[Mount]:
+        """Each bundle as a mount."""
+        for path, held in sorted((self._held or {}).items()):
+            with self._parts.vault.reading() as connection:
+                states = dict(queries.counts(connection, "state", held.cube))
+            count = sum(states.get(live, 0) for live in queries.LIVE_STATES)
+            problem = (f"{path}: {self.problems[path]}",) if path in self.problems else ()
+            yield Mount(str(self._root / path), BUNDLE, held.cube, state, count, problem)
+
+
+def forget(transaction: Transaction, paths: Collection[str]) -> None:
+    """Drop the rows and notes of these mounts."""
+    rows.drop(transaction, list(paths))
+    notes = [NOTE + path for path in paths]
+    transaction.execute("DELETE FROM meta WHERE key IN (SELECT unnest(?::VARCHAR[]))", [notes])
+
+
+def _digest(path: Path, stopped: Callable[[], bool]) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(READ_BYTES):
+            found.update(data)
+            if stopped():
+                raise Stopped
+    return found.hexdigest()
