@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from engine.memos import MemOS
 from engine.operations import Caller, Forget, ForgetResult, Mode, Recall, Recalled, Remember, Remembered
 from engine.settings import DEFAULT_EMBEDDER, NO_EMBEDDER, Settings
-from tests.conftest import HandClock
+from engine.vault.encrypting import encrypt, is_encrypted
+from engine.vault.key_source import KeyFile, Work
+from tests.conftest import START, HandClock
 
 ME = Caller()
 ROOT = Path(__file__).resolve().parents[2]
+SEALED = os.environ.get("MEMOS_TEST_SEALED") == "1"  # every store that is opened here is encrypted first
+CHEAP = Work(n=2)  # what a passphrase costs is nothing to test
+plain_only = pytest.mark.skipif(SEALED, reason="looks at, or changes, what a store that is not encrypted has on disk")
 
 
 def settings_for(data: Path, embedder: str = NO_EMBEDDER) -> Settings:
@@ -29,8 +41,28 @@ def with_vectors(settings: Settings) -> Settings:
     return replace(settings, embedder=DEFAULT_EMBEDDER)
 
 
+@functools.cache
+def passphrase_file() -> Path:
+    """The passphrase of every encrypted store of this run."""
+    folder = Path(tempfile.mkdtemp(prefix="memos-passphrase-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "passphrase"
+    path.write_text("correct horse battery staple\n")
+    path.chmod(0o600)
+    return path
+
+
+def encrypted(settings: Settings) -> Settings:
+    """The same store, encrypted (and made, if there is none) a day before the tests' clocks begin."""
+    if not is_encrypted(settings):
+        encrypt(settings, KeyFile(passphrase_file()), clock=HandClock(START - timedelta(days=1)), work=CHEAP)
+    return settings
+
+
 @contextmanager
 def opened(settings: Settings, clock: HandClock | None = None) -> Iterator[MemOS]:
+    if SEALED:
+        encrypted(settings)
     with MemOS.open(settings, clock=clock) as memos:
         yield memos
 
