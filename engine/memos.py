@@ -140,6 +140,11 @@ class MemOS:
         finally:
             self._parts.vault.close()
 
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return self._parts.vault.settings.data
+
     def when_failed(self, tell: Callable[[], None]) -> None:
         """`tell` is called, on any thread, when this process can no longer use the store and must end."""
         self._parts.vault.when_failed(tell)

@@ -122,6 +122,8 @@ def rolled_back(outcome: RolledBack) -> dict[str, Any]:
         "before": outcome.before,
         "restored": list(outcome.restored),
         "archived": list(outcome.archived),
+        "expired": list(outcome.expired),
+        "unfused": list(outcome.unfused),
         "kept": list(outcome.kept),
         "gone": list(outcome.gone),
     }
@@ -198,7 +200,14 @@ def artifact(row: Artifact) -> dict[str, Any]:
 
 def mount(row: Mount) -> dict[str, Any]:
     """A file or folder that is shown as a cube."""
-    return {"path": row.path, "kind": row.kind, "cube": row.cube, "state": row.state, "memories": row.memories}
+    return {
+        "path": row.path,
+        "kind": row.kind,
+        "cube": row.cube,
+        "state": row.state,
+        "memories": row.memories,
+        "problems": list(row.problems),
+    }
 
 
 def audit_entry(row: AuditEntry) -> dict[str, Any]:

@@ -124,6 +124,8 @@ def _short(value: object) -> str:
 OUTCOMES = {
     "restored": "say again what they said then",
     "archived": "did not exist then: archived",
+    "expired": "lived then, but their time has passed",
+    "unfused": "in other cubes live again",
     "kept": "frozen: stay as they are",
     "gone": "erased since, or let go: do not come back",
 }

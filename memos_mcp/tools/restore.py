@@ -48,6 +48,8 @@ MAX_VERSION = 2**31
 OUTCOMES = {
     "restored": "say again what they said then",
     "archived": "did not exist then and are archived",
+    "expired": "lived then, but their time has passed since",
+    "unfused": "in other cubes live again, as what they were fused into goes",
     "kept": "are frozen and stay as they are",
     "gone": "were erased since, or let go, and do not come back",
 }
@@ -87,8 +89,8 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
     assert asked.to is not None
     preview = memos.rollback(asked.cube, asked.to, caller, dry_run=True, progress=progress)
     if asked.confirm is None:
-        nothing_to_do = not (preview.restored or preview.archived)
-        token = None if asked.dry_run or nothing_to_do else token_for(preview, caller)
+        changes = preview.restored or preview.archived or preview.expired or preview.unfused
+        token = token_for(preview, caller) if changes and not asked.dry_run else None
         return {"restored": None, "rollback": {**render_cubes.rolled_back(preview), "done": False}, "confirm": token}
     check(asked.confirm, preview, caller)
     done = memos.rollback(asked.cube, asked.to, caller, reason=asked.reason, progress=progress)
