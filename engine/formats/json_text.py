@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, BinaryIO
 
 import ijson
@@ -53,7 +54,7 @@ def shape(head: bytes) -> Shape:
         return found
     depth = 0
     try:
-        for place, event, value in ijson.parse(io.BytesIO(head), multiple_values=True, use_float=True):
+        for place, event, value in ijson.parse(io.BytesIO(head), multiple_values=True):
             if event == "map_key":
                 found.keys.setdefault(place, set()).add(value)
             elif event in ("start_map", "start_array"):
@@ -132,27 +133,10 @@ def items(source: Source, member: str, place: str = "item") -> Iterator[Any]:
     with source.open(member) as stream:
         rationed = _Rationed(stream, called)
         try:
-            for value in ijson.items(rationed, place, use_float=True):
-                yield value
+            for value in ijson.items(rationed, place):
+                yield _plain(value)
                 rationed.renew()
-        except (ijson.JSONError, UnicodeDecodeError, OverflowError) as error:
-            raise Invalid(f"{called} is not JSON: {_line(error)}") from error
-
-
-def pairs(source: Source, member: str, place: str) -> Iterator[tuple[str, Any]]:
-    """The fields of the object at `place`, one after the other.
-
-    Raises:
-        Invalid, TooLarge: see `items`.
-    """
-    called = source.called(member)
-    with source.open(member) as stream:
-        rationed = _Rationed(stream, called)
-        try:
-            for name, value in ijson.kvitems(rationed, place, use_float=True):
-                yield name, value
-                rationed.renew()
-        except (ijson.JSONError, UnicodeDecodeError, OverflowError) as error:
+        except (ijson.JSONError, ValueError, OverflowError) as error:
             raise Invalid(f"{called} is not JSON: {_line(error)}") from error
 
 
@@ -191,6 +175,15 @@ def lines(source: Source, member: str) -> Iterator[tuple[int, Any]]:
             except (ValueError, RecursionError) as error:
                 why = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be read"
                 raise Invalid(f"line {number} of {source.called(member)} is not JSON: {why}") from error
+
+
+def _plain(value: Any) -> Any:
+    """With floats as JSON libraries give them: the parser takes whole numbers of any size only beside decimals."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _line(error: Exception) -> str:

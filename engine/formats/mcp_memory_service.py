@@ -31,7 +31,8 @@ def _place(found: Shape) -> str | None:
 
 def read(source: Source, report: Report) -> Iterator[Found]:
     member = only(source)
-    place = _place(shape(source.head(member)))
+    found = shape(source.head(member))
+    place = _place(found)
     if place is None:
         raise Invalid(f"{source.name} is no export of {NAME}: it has no memories with a content_hash")
     for number, item in enumerate(items(source, member, place), 1):
@@ -60,5 +61,5 @@ def read(source: Source, report: Report) -> Iterator[Found]:
                 occurred_at=instant(created),
             ),
         )
-    if place == "memories.item":
-        report.leave("field 'export_metadata'", "it describes the export, not a memory", source.name)
+    for name in sorted(found.keys.get("", set()) - {"memories"}) if place == "memories.item" else ():
+        report.leave(f"field '{name}'", "it describes the export, not a memory", source.name)

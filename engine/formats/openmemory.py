@@ -21,6 +21,7 @@ BESIDE = {
     "apps": "which program stored a memory stands in that memory's metadata",
     "status_history": "earlier states of another program's memories have no place here",
     "access_controls": "rights are given here by cube",
+    "export_meta": "it describes the export, not a memory",
 }
 
 

@@ -59,15 +59,15 @@ def read(source: Source, report: Report) -> Iterator[Found]:
         try:
             columns = next(rows, [])
             place = _content_column(columns, source)
-            for row in rows:
+            for number, row in enumerate(rows, 2):  # as spreadsheets count them, the names of the columns being row 1
                 if not any(cell.strip() for cell in row):
                     continue
-                where = f"row {rows.line_num}"
+                where = f"row {number}"
                 if len(row) > len(columns):
                     raise Invalid(f"{where} of {source.name} has {len(row)} values for {len(columns)} columns")
                 yield from _row(dict(enumerate(row)), columns, place, where, report)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise Invalid(f"{source.name} is no table from row {rows.line_num} on: {error}") from error
+            raise Invalid(f"{source.name} is no table from line {rows.line_num} on: {error}") from error
         finally:
             text.detach()
 

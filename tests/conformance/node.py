@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parent
 MODULES = FOLDER / "node_modules"
 INSTALLED = MODULES / ".package-lock.json"  # npm writes it last
 CONFORMANCE = MODULES / "@modelcontextprotocol" / "conformance"
+MEMORY_SERVER = MODULES / "@modelcontextprotocol" / "server-memory" / "dist" / "index.js"
 INSTALL_S, RUN_S = 280, 280
 
 
@@ -24,10 +25,12 @@ def installed() -> dict[str, str]:
     """
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("npm is not on PATH: the conformance suite, the inspector and the TypeScript client need it")
+        pytest.skip(
+            "npm is not on PATH: the conformance suite, the inspector and the programs that we work with need it"
+        )
     with (FOLDER / "package-lock.json").open() as locked:
         fcntl.flock(locked, fcntl.LOCK_EX)  # tests run in several processes
-        if not INSTALLED.exists():
+        if not INSTALLED.exists() or INSTALLED.stat().st_mtime < os.fstat(locked.fileno()).st_mtime:
             command = [npm, "ci", "--prefix", str(FOLDER), "--no-audit", "--no-fund", "--loglevel=error"]
             subprocess.run(command, check=True, timeout=INSTALL_S, stdin=subprocess.DEVNULL)
     ours = sorted(str(binary.parent) for binary in MODULES.glob("node-*/bin/node"))
