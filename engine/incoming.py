@@ -161,8 +161,9 @@ class Whole:
 def whole(record: Mapping[str, Any]) -> Whole:
     earlier = tuple(_version(old) for old in _list(record, "history"))
     current = _version(record)
-    if [old.memory.version for old in earlier] != list(range(1, current.memory.version)):
-        raise Invalid("its history does not count its versions from 1 up to the present one")
+    last = current.memory.version  # the front may have been let go by retention
+    if [old.memory.version for old in earlier] != list(range(last - len(earlier), last)) or len(earlier) >= last:
+        raise Invalid("its history does not count its versions up to the present one without a gap")
     place = (current.memory.id, current.memory.cube)
     if any((old.memory.id, old.memory.cube) != place for old in earlier):
         raise Invalid("its history is that of another memory")

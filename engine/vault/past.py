@@ -79,13 +79,13 @@ def moment_of(connection: Connection, cube: str, snapshot: str) -> Moment | None
 
 def versions_at(connection: Connection, moment: Moment, ids: Collection[str] | None = None) -> dict[str, int]:
     """The version of each memory (of `ids`, or all) that was the present one in the cube at the moment."""
-    among, which = (_OF_CUBE, [moment.cube, moment.cube]) if ids is None else ("(SELECT unnest(?::VARCHAR[]))", None)
+    among, which = (_OF_CUBE, [moment.cube] * 2) if ids is None else ("(SELECT unnest(?::VARCHAR[]))", [list(ids)])
     narrow = "SELECT id, version, cube, recorded, updated_at, label FROM"
     rows = connection.execute(
         f"SELECT id, max(version), arg_max(cube, version), any_value(label) AS label"
         f" FROM ({narrow} memories UNION ALL {narrow} versions) WHERE id IN {among} AND {moment.had}"
         " GROUP BY id ORDER BY label",
-        [*(which if which is not None else [list(ids or ())]), moment.bound],
+        [*which, moment.bound],
     ).fetchall()
     return {id: version for id, version, cube, _ in rows if cube == moment.cube}
 
@@ -106,6 +106,16 @@ def versions_of(connection: Connection, versions: Mapping[str, int]) -> dict[str
 def records_at(connection: Connection, moment: Moment, ids: Collection[str] | None = None) -> dict[str, Record]:
     """As `versions_at`, the whole records."""
     return versions_of(connection, versions_at(connection, moment, ids))
+
+
+def ending_between(connection: Connection, cube: str, start: datetime, end: datetime) -> set[str]:
+    """Memories of the cube of which some version comes to its end after `start` and by `end`."""
+    rows = connection.execute(
+        "SELECT id FROM (SELECT id, cube, expires_at FROM memories UNION ALL SELECT id, cube, expires_at FROM versions)"
+        " WHERE cube = ? AND expires_at > ? AND expires_at <= ?",
+        [cube, stored_time(start), stored_time(end)],
+    ).fetchall()
+    return {row[0] for row in rows}
 
 
 def lineage_at(connection: Connection, memories: Iterable[Memory], moment: Moment) -> list[Memory]:
@@ -133,6 +143,14 @@ def lineage_at(connection: Connection, memories: Iterable[Memory], moment: Momen
 
 def _moves_on(edge: Lineage) -> bool:
     return edge.relation in (Relation.SUPERSEDES, Relation.FUSED_FROM)
+
+
+def present_of(connection: Connection, ids: Collection[str]) -> dict[str, Record]:
+    """The present versions of `ids`, in the order of labels, however many they are."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[])) ORDER BY label", [list(ids)]
+    ).fetchall()
+    return {row[0]: record_of(row, connection.sealer) for row in rows}
 
 
 def erased_since(connection: Connection, moment: Moment) -> dict[str, str]:
