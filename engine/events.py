@@ -30,8 +30,10 @@ class Events:
         for change in changes:
             by_cube.setdefault(change.cube, {}).setdefault(change.sensitivity, {})[change.id] = None
         for name in transaction.cubes:
-            if name not in by_cube or name in transaction.headers:  # something of the cube itself, which readers see
-                by_cube.setdefault(name, {}).setdefault(Sensitivity.NORMAL, {})
+            if name in transaction.headers or before.get(name) != self._headers.get(name):
+                by_cube.setdefault(name, {}).setdefault(Sensitivity.NORMAL, {})  # of the cube itself: readers see it
+            elif name not in by_cube:
+                by_cube[name] = {Sensitivity.SECRET: {}}  # such as what retention let go: of which memories is unknown
         for name, levels in by_cube.items():
             known = dict.fromkeys(headers[name] for headers in (before, self._headers) if name in headers)
             for sensitivity, ids in levels.items():

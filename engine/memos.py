@@ -18,18 +18,33 @@ from types import TracebackType
 from typing import Any, Self
 
 from cubes import Action, MemCube, Memory, Relation
-from engine import cube_fusing, forgetting, fusing, recalling, remembering, removing, timeline, transfer, upkeep
+from engine import (
+    cube_fusing,
+    forgetting,
+    fusing,
+    governing,
+    recalling,
+    remembering,
+    removing,
+    timeline,
+    transfer,
+    upkeep,
+)
 from engine import history as versions
 from engine import provenance as tracing
 from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
 from engine.cube_operations import (
+    AuditEntry,
     Changed,
     CubeDiff,
     CubeVersion,
     FuseCubes,
     FusedCubes,
+    Govern,
     Mount,
     RolledBack,
+    SetCube,
+    Share,
     Snapshot,
 )
 from engine.embeddings import Embeddings
@@ -195,6 +210,30 @@ class MemOS:
             progress(1, 2, "removing every copy")
         self._forgetting.clean()
         return held
+
+    # --- governance --------------------------------------------------------------------------------------------
+
+    def govern(self, request: Govern, caller: Caller) -> tuple[Memory, ...]:
+        """Set how memories are to be treated. See `engine.governing`."""
+        return governing.govern(self._parts, request, caller)
+
+    def set_cube(self, request: SetCube, caller: Caller) -> MemCube:
+        """Make a cube or set its header and rules. See `engine.governing`."""
+        return governing.set_cube(self._parts, request, caller)
+
+    def share(self, request: Share, caller: Caller) -> MemCube:
+        """Open a cube to others, or let one principal in. See `engine.governing`."""
+        return governing.share(self._parts, request, caller)
+
+    def audit(
+        self, caller: Caller, since: int = 0, limit: int = 100, cube: str | None = None
+    ) -> tuple[AuditEntry, ...]:
+        """Rows of the audit log. See `engine.governing`."""
+        return governing.audit(self._parts, caller, since, limit, cube)
+
+    def verify_audit(self, caller: Caller) -> tuple[str, ...]:
+        """What is wrong with the audit log, and where. See `engine.governing`."""
+        return governing.verify_audit(self._parts, caller)
 
     # --- time --------------------------------------------------------------------------------------------------
 
@@ -414,6 +453,7 @@ class MemOS:
         self._recalling.write_uses()
         self._forgetting.finish()
         upkeep.expire(self._parts)
+        upkeep.decay(self._parts)
         timeline.retain(self._parts)
         self._watcher.start()
         self._work.set()  # memories that were stored without vectors get them

@@ -12,7 +12,7 @@ from cubes import Lineage, MemCube, Memory, Relation, Sensitivity
 from engine.errors import Corrupt
 from engine.vault.audit import AUDIT_COLUMNS, AUDIT_CUT, AUDIT_HEAD, AuditRow, audit_row_of, broken_links
 from engine.vault.connection import Connection
-from engine.vault.rows import Record, cube_of, lineage_of, record_of, stored_time, usage_of
+from engine.vault.rows import Record, cube_of, known_time, lineage_of, record_of, stored_time, usage_of
 from engine.vault.schema import CUBE_COLUMNS, MEMORY_COLUMNS
 
 COLUMNS = ", ".join(MEMORY_COLUMNS)
@@ -414,16 +414,20 @@ def holdings(connection: Connection, cube: str, *, exact: bool) -> tuple[int, in
     return (int(row[0]), int(row[1])) if row else (0, 0)
 
 
-def unused(connection: Connection, cube: str, since: datetime) -> list[list[str]]:
-    """Ids of live memories of a cube that nobody used since, oldest first; a long text with its pieces together."""
+def unused(connection: Connection, cube: str, since: datetime) -> list[tuple[list[str], datetime]]:
+    """(ids, when last used) of live memories of a cube that nobody used since, oldest first.
+
+    A long text and its pieces go together. What was never used counts from when it was remembered.
+    """
     rows = connection.execute(
-        "SELECT list(m.id ORDER BY m.label) FROM memories AS m LEFT JOIN usage AS u USING (id)"
+        "SELECT list(m.id ORDER BY m.label), max(greatest(m.created_at, coalesce(u.last_access, m.created_at))) AS last"
+        " FROM memories AS m LEFT JOIN usage AS u USING (id)"
         " LEFT JOIN lineage AS l ON l.derived = m.id AND l.relation = 'part_of'"
         " WHERE m.cube = ? AND m.state IN (?, ?) GROUP BY coalesce(l.source, m.id)"
-        " HAVING max(greatest(m.created_at, coalesce(u.last_access, m.created_at))) <= ? ORDER BY min(m.label)",
+        " HAVING last <= ? ORDER BY min(m.label)",
         [cube, *LIVE_STATES, stored_time(since)],
     ).fetchall()
-    return [row[0] for row in rows]
+    return [(ids, known_time(last)) for ids, last in rows]
 
 
 def _among(seen: Seen) -> tuple[str, list[list[str]]]:
