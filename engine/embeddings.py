@@ -25,6 +25,7 @@ from engine.index.passages import PASSAGES_VERSION, passages
 from engine.operations import Caller, Principal
 from engine.settings import Settings
 from engine.vault import MemVault, Transaction, queries
+from engine.vault.staging import SHOWN
 
 Vectors = NDArray[np.float32]
 SYSTEM = Caller(Principal("memos", owner=True))
@@ -178,7 +179,7 @@ class Embeddings:
         if self.configured is None:
             return 0
         rows = self._vault.rows(
-            "SELECT count(*) FROM memories WHERE id NOT IN (SELECT id FROM embeddings WHERE embedder = ?)",
+            f"SELECT count(*) FROM memories WHERE id NOT IN (SELECT id FROM embeddings WHERE embedder = ?) AND {SHOWN}",
             [fingerprint(self.configured)],
         )
         return int(rows[0][0])
@@ -255,7 +256,9 @@ class Embeddings:
 
         def job(transaction: Transaction) -> bool:
             lacking = transaction.rows(
-                "SELECT count(*) FROM memories WHERE id NOT IN (SELECT id FROM embeddings WHERE embedder = ?)", [row[0]]
+                f"SELECT count(*) FROM memories WHERE {SHOWN} AND id NOT IN"
+                " (SELECT id FROM embeddings WHERE embedder = ?)",
+                [row[0]],
             )
             if lacking[0][0]:
                 return False

@@ -67,6 +67,10 @@ class Settings:
         return self.data / "blobs"
 
     @property
+    def keys_folder(self) -> Path:
+        return self.data / "keys"
+
+    @property
     def encryption_note(self) -> Path:
         return self.data / "encryption.json"
 

@@ -21,6 +21,7 @@ from engine.vault import Transaction, backup_names, queries
 from engine.vault.backup import AUTOMATIC, backup_path
 from engine.vault.rows import known_time, stored_time
 from engine.vault.sealed_columns import unopened
+from engine.vault.staging import SHOWN
 
 DECAYED_TOGETHER = 256  # memories, or long texts with their pieces, in one transaction
 OPERATIONS_KEPT = timedelta(days=7)  # how long an answer is kept for a client that sends its request again
@@ -33,7 +34,8 @@ def expire(parts: Parts) -> int:
 
     def job(transaction: Transaction) -> int:
         rows = transaction.rows(
-            "SELECT id FROM memories WHERE expires_at <= ? AND state <> 'expired'", [stored_time(transaction.now)]
+            f"SELECT id FROM memories WHERE expires_at <= ? AND state <> 'expired' AND {SHOWN}",
+            [stored_time(transaction.now)],
         )
         records = [
             record
@@ -48,7 +50,8 @@ def expire(parts: Parts) -> int:
         return len(records)
 
     due = parts.vault.rows(
-        "SELECT count(*) FROM memories WHERE expires_at <= ? AND state <> 'expired'", [stored_time(parts.clock.now())]
+        f"SELECT count(*) FROM memories WHERE expires_at <= ? AND state <> 'expired' AND {SHOWN}",
+        [stored_time(parts.clock.now())],
     )
     return parts.vault.write(job, SYSTEM) if due[0][0] else 0
 
@@ -144,10 +147,13 @@ def save_indexes(parts: Parts, *, all_: bool) -> None:
 
 def problems(parts: Parts) -> tuple[str, ...]:
     """What is wrong with the store: damaged bytes, a broken audit chain, memories or indexes that miss something."""
-    try:
-        return (*_vault_problems(parts), *_index_problems(parts))
-    except Corrupt as error:
-        return (str(error),)
+    found: list[str] = []
+    for look in (_vault_problems, _index_problems):
+        try:
+            found += look(parts)
+        except Corrupt as error:
+            found.append(str(error))
+    return tuple(dict.fromkeys(found))
 
 
 def _vault_problems(parts: Parts) -> list[str]:
@@ -173,14 +179,17 @@ def _index_problems(parts: Parts) -> Iterator[str]:
 
 
 _CHECKS = (
-    ("a memory is in a cube that does not exist", "SELECT id FROM memories WHERE cube NOT IN (SELECT name FROM cubes)"),
+    (
+        "a memory is in a cube that does not exist",
+        f"SELECT id FROM memories WHERE cube NOT IN (SELECT name FROM cubes) AND {SHOWN}",
+    ),
     (
         "a memory's history has a gap",
         # A front may be missing where retention let it go, here or where a file comes from; never what is behind it.
         "SELECT m.id FROM memories AS m LEFT JOIN (SELECT id, min(version) AS first, max(version) AS last,"
-        " count(*) AS kept FROM versions GROUP BY id) AS v USING (id) WHERE v.last <> m.version - 1"
+        f" count(*) AS kept FROM versions GROUP BY id) AS v USING (id) WHERE {SHOWN} AND (v.last <> m.version - 1"
         " OR v.kept <> v.last - v.first + 1 OR (coalesce(v.kept, 0) < m.version - 1 AND m.cube NOT IN"
-        " (SELECT cube FROM audit WHERE action IN ('retain', 'import', 'install')))",
+        " (SELECT cube FROM audit WHERE action IN ('retain', 'import', 'install'))))",
     ),
     (
         "an erased memory is still there",

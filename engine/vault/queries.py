@@ -14,6 +14,7 @@ from engine.vault.audit import AUDIT_COLUMNS, AUDIT_CUT, AUDIT_HEAD, AuditRow, a
 from engine.vault.connection import Connection
 from engine.vault.rows import Record, cube_of, known_time, lineage_of, record_of, stored_time, usage_of
 from engine.vault.schema import CUBE_COLUMNS, MEMORY_COLUMNS
+from engine.vault.staging import SHOWN
 
 COLUMNS = ", ".join(MEMORY_COLUMNS)
 LIVE_STATES = ("generated", "activated")
@@ -25,7 +26,7 @@ def records(connection: Connection, ids: Sequence[str]) -> dict[str, Record]:
     if not ids:
         return {}
     marks = ", ".join("?" * len(ids))
-    rows = connection.execute(f"SELECT {COLUMNS} FROM memories WHERE id IN ({marks})", list(ids)).fetchall()
+    rows = connection.execute(f"SELECT {COLUMNS} FROM memories WHERE id IN ({marks}) AND {SHOWN}", list(ids)).fetchall()
     return {row[0]: record_of(row, connection.sealer) for row in rows}
 
 
@@ -336,7 +337,7 @@ def lacking_vectors(connection: Connection, embedder: str, limit: int) -> list[R
     """Memories, oldest first, without a stored embedding of `embedder`."""
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM memories WHERE id NOT IN (SELECT id FROM embeddings WHERE embedder = ?)"
-        " ORDER BY label LIMIT ?",
+        f" AND {SHOWN} ORDER BY label LIMIT ?",
         [embedder, limit],
     ).fetchall()
     return [record_of(row, connection.sealer) for row in rows]

@@ -18,6 +18,7 @@ from engine.vault.audit import AUDIT_COLUMNS, FIRST_PREVIOUS, AuditRow, audit_va
 from engine.vault.connection import Connection
 from engine.vault.rows import Record, cube_row, header_json, place_of, record_of, row_of, stored_time
 from engine.vault.schema import CUBE_COLUMNS, MEMORY_COLUMNS
+from engine.vault.staging import SHOWN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +70,8 @@ class Transaction:
     cubes_changed: bool = False
     cubes: dict[str, None] = field(default_factory=dict)  # what the audit rows are about, in order: these changed
     headers: dict[str, None] = field(default_factory=dict)  # cubes whose own header or snapshots changed
+    outdated: set[str] = field(default_factory=set)  # changed or erased: what was derived from them goes, too
+    unneeded: set[str] = field(default_factory=set)  # digests of blobs that rows were removed of
     written: bool = False
     revision: int = 0  # the vault's revision once this job's changes are in it; set when the job has run
     _after: list[Callable[[], None]] = field(default_factory=list)
@@ -84,7 +87,7 @@ class Transaction:
         if not wanted:
             return {}
         marks = ", ".join("?" * len(wanted))
-        found = self.rows(f"SELECT {', '.join(MEMORY_COLUMNS)} FROM memories WHERE id IN ({marks})", wanted)
+        found = self.rows(f"SELECT {', '.join(MEMORY_COLUMNS)} FROM memories WHERE id IN ({marks}) AND {SHOWN}", wanted)
         return {row[0]: record_of(row, self.connection.sealer) for row in found}
 
     # --- writing -----------------------------------------------------------------------------------------------
@@ -178,6 +181,7 @@ class Transaction:
             for record in records
         ]
         self.insert("tombstones", ("id", "label", "cube", "revision", "sensitivity"), rows)
+        self.outdated.update(ids)
         self.changes += [replace(_change(record), record=None) for record in records]
         return removed
 
@@ -200,6 +204,7 @@ class Transaction:
             " WHERE id IN (SELECT unnest(?::VARCHAR[]))",
             [[record.memory.id for record in records]],
         )
+        self.outdated.update(record.memory.id for record in records)
         rows = [row_of(record, self.connection.sealer) for record in records]
         if len(rows) < BULK_ROWS:
             settings = ", ".join(f"{column} = ?" for column in MEMORY_COLUMNS[3:])
@@ -224,6 +229,7 @@ class Transaction:
     def overwrite(self, record: Record, revision: int) -> None:
         """Replace what one version of a memory says, without making a new one: its old words are erased."""
         memory = record.memory
+        self.outdated.add(memory.id)
         sealed = self.connection.sealer.text
         told = [
             sealed(memory.content, place_of(memory, "content")),

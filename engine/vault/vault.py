@@ -34,6 +34,7 @@ from engine.operations import Caller
 from engine.settings import Settings
 from engine.vault import queries
 from engine.vault.aes import AesSealer
+from engine.vault.artifacts import needed
 from engine.vault.backup import (
     CLEARING,
     FRESH,
@@ -45,21 +46,24 @@ from engine.vault.backup import (
     remove_spilled,
     remove_unfinished,
 )
+from engine.vault.blobs import collect_blobs, remove_blobs
 from engine.vault.connection import Connection
 from engine.vault.failures import explained, explaining, is_damage, what_lacks
 from engine.vault.key_source import unwrap
 from engine.vault.lock import FolderLock
-from engine.vault.remains import clear
+from engine.vault.remains import clear, remove_unfinished_blobs
 from engine.vault.rows import known_time
 from engine.vault.schema import META_TABLE, MIGRATIONS, Migration
 from engine.vault.sealed_columns import KEY_PLACE
 from engine.vault.sealing import SEALING, UNSEALED, Sealer
 from engine.vault.shared_lock import SharedLock
+from engine.vault.staging import any_staged, discard_some
 from engine.vault.transaction import Change, Head, Transaction
 from engine.vault.writer import Writer
 
 MARKER = "store.json"  # says that there is a store here: without it, a missing database is a new store
 COMPACTING = "compact"  # as a note of what is to be cleared: the database's own free blocks, too
+MEMORY_LIMIT = "160MB"  # of DuckDB's own, beyond which it spills to `<database>.tmp`: large cubes pack within bounds
 OPEN_TRIES, OPEN_WAIT_S = 100, 0.05  # a killed owner's DuckDB lock goes a moment after the owner
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -103,6 +107,7 @@ class MemVault:
             self._connection.execute(META_TABLE)
             if record := self._meta(SEALING, ""):
                 self.sealer = AesSealer(unwrap(record, settings))
+            remove_unfinished_blobs(settings, sealed=not self.sealer.plain)
             self._prepare()
             self._key = bytes.fromhex(self.sealer.read_text(self._meta("key"), KEY_PLACE))
             self.store_id = self._meta("store")
@@ -112,6 +117,7 @@ class MemVault:
                 lambda: Connection(self._connection, self.sealer), self._head(), clock, self._committed
             )
             self._finish_clearing()
+            self._finish_staging()
         except duckdb.Error as error:
             self._give_up()
             raise self._damage(error) if is_damage(error) else explained(error) from error
@@ -264,6 +270,17 @@ class MemVault:
             finally:
                 self._idle.append(cursor)
 
+    @contextlib.contextmanager
+    def reading_one_moment(self) -> Iterator[Connection]:
+        """As `reading`, but all statements read what was committed when the first one began."""
+        with self.reading() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                with contextlib.suppress(duckdb.Error):  # DuckDB gave up on it already
+                    connection.execute("ROLLBACK")
+
     def now(self) -> datetime:
         return self._clock.now()
 
@@ -293,6 +310,19 @@ class MemVault:
         if transaction.cubes_changed:
             self._cubes = (self._cubes[0] + 1, None)
         self.on_commit(transaction.changes, transaction)
+        if transaction.unneeded:
+            kept = needed(Connection(self._connection, self.sealer), transaction.unneeded)
+            remove_blobs(self.settings, transaction.unneeded - kept, self.sealer)
+
+    def discard_staged(self, staged: str | None = None) -> None:
+        """Remove what was staged under that name; None: what a killed process left of any."""
+        while self.write(lambda transaction: discard_some(transaction, staged), Caller()):
+            pass
+
+    def _finish_staging(self) -> None:
+        if any_staged(Connection(self._connection, self.sealer)):
+            self.discard_staged()
+        collect_blobs(self.settings, needed(Connection(self._connection, self.sealer)), self.sealer)
 
     def note(self, key: str) -> str | None:
         """A note that a transaction left in `meta`."""
@@ -422,6 +452,7 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
         str(path),
         config={
             "threads": 1,  # small statements: a second thread costs more than it gives
+            "memory_limit": MEMORY_LIMIT,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "preserve_insertion_order": True,

@@ -26,6 +26,7 @@ import duckdb
 from engine.clock import Clock
 from engine.errors import Busy
 from engine.operations import Caller
+from engine.vault.artifacts import drop_derived
 from engine.vault.audit import AUDIT_HEAD
 from engine.vault.connection import Connection
 from engine.vault.failures import explained
@@ -139,6 +140,7 @@ class Writer:
                 transaction = Transaction(connection, self.head, self._now(), job.caller)
                 try:
                     result = job.run(transaction)
+                    drop_derived(transaction)
                 except Exception as error:
                     # A statement that DuckDB refused aborts its transaction, for the jobs behind this one as well.
                     if transaction.written or isinstance(error, duckdb.Error):

@@ -1,0 +1,86 @@
+"""Blobs: the bytes of KV caches and adapters, in files named by their digest and sealed as the vault is.
+
+A blob is there whole or not at all, and its bytes are those of its digest. The vault's table `artifacts` says which are
+needed: a row is written before its blob, and a blob goes after its last row, so what no row names may be removed.
+Knows nothing of what a blob is good for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from engine.errors import Corrupt, Unavailable
+from engine.files import sync_folder
+from engine.settings import Settings
+from engine.vault.backup import PARTIAL
+from engine.vault.remains import place_of_blob, write_blob
+from engine.vault.sealing import Sealer
+
+DIGEST_PREFIX = "sha256:"
+
+
+def blob_path(settings: Settings, digest: str, sealer: Sealer) -> Path:
+    """Where the blob of that digest lies."""
+    return settings.blobs_folder / (digest.removeprefix(DIGEST_PREFIX) + sealer.suffix)
+
+
+def keep_blob(settings: Settings, digest: str, chunks: Iterable[bytes], sealer: Sealer) -> None:
+    """Store a blob, if it is not there yet.
+
+    Raises:
+        Corrupt: the bytes are not those of the digest; nothing was stored.
+        Unavailable: it cannot be written.
+    """
+    path = blob_path(settings, digest, sealer)
+    if path.exists():
+        return
+    try:
+        write_blob(path, _checked(chunks, digest), sealer, place_of_blob(settings, path))
+        sync_folder(path.parent)
+    except OSError as error:
+        raise Unavailable(f"the blob {path.name} cannot be written: {error.strerror}") from error
+
+
+def read_blob(settings: Settings, digest: str, sealer: Sealer) -> Iterator[bytes]:
+    """The bytes of a blob, a piece at a time; they are known to be good when all were read.
+
+    Raises:
+        Corrupt: it is missing, or its bytes are not those of its digest.
+    """
+    path = blob_path(settings, digest, sealer)
+    try:
+        with path.open("rb") as source:
+            yield from _checked(sealer.open_file(source, place_of_blob(settings, path)), digest)
+    except OSError as error:
+        raise Corrupt(
+            f"the blob {path.name} cannot be read ({error.strerror}): what it was derived from is still there, "
+            "build it again"
+        ) from error
+
+
+def _checked(chunks: Iterable[bytes], digest: str) -> Iterator[bytes]:
+    hashed = hashlib.sha256()
+    for chunk in chunks:
+        hashed.update(chunk)
+        yield chunk
+    if DIGEST_PREFIX + hashed.hexdigest() != digest:
+        raise Corrupt(f"a blob is not what its digest {digest} says: it was changed or damaged")
+
+
+def remove_blobs(settings: Settings, digests: Iterable[str], sealer: Sealer) -> None:
+    """Remove blobs that nothing needs any more."""
+    for digest in digests:
+        blob_path(settings, digest, sealer).unlink(missing_ok=True)
+
+
+def collect_blobs(settings: Settings, needed: Collection[str], sealer: Sealer) -> None:
+    """Remove what no row names, and what a killed process left unfinished. Only when nobody writes blobs."""
+    folder = settings.blobs_folder
+    if not folder.is_dir():
+        return
+    names = {blob_path(settings, digest, sealer).name for digest in needed}
+    for path in folder.iterdir():
+        if path.is_file() and (path.name not in names or path.name.endswith(PARTIAL)):
+            path.unlink(missing_ok=True)
