@@ -49,9 +49,9 @@ def verify(session: Session, options: argparse.Namespace) -> int:
     if options.file is None:
         problems = session.call("verify_audit", {})["problems"]
     else:
-        from engine.governance.copies import verify_copy
+        from engine.vault.copies import audit_problems_in  # only here: the database is not loaded for other commands
 
-        problems = list(verify_copy(Path(options.file).expanduser().absolute(), session.settings))
+        problems = audit_problems_in(Path(options.file).expanduser().absolute(), session.settings)
     if session.screen.as_json:
         session.screen.json({"problems": problems})
     for problem in problems:

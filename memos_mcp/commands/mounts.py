@@ -18,6 +18,8 @@ def mount(session: Session, options: argparse.Namespace) -> int:
         session.screen.json(row)
     else:
         session.screen.line(f"{row['path']} is shown as cube {row['cube']}: {row['state']}")
+        for problem in row["problems"]:
+            session.screen.remark(problem)
     return DONE
 
 
@@ -37,4 +39,7 @@ def mounts(session: Session, options: argparse.Namespace) -> int:
     else:
         rows = [(row["cube"], row["kind"], row["memories"], row["state"], row["path"]) for row in result["mounts"]]
         session.screen.table(("cube", "kind", "memories", "state", "path"), rows)
+        for row in result["mounts"]:
+            for problem in row["problems"]:
+                session.screen.remark(f"{row['cube']}: {problem}")
     return DONE

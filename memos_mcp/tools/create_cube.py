@@ -78,9 +78,9 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
 
 def _policy(asked: CreateCubeArguments, present: CubePolicy) -> CubePolicy | None:
     """The present rules with what was given put in; 0 takes a bound away."""
-    scopes = {name: Scope(value) for name in OPENINGS if (value := getattr(asked, name)) is not None}
-    limits = {name: value or None for name in LIMITS if (value := getattr(asked, name)) is not None}
-    return replace(present, **scopes, **limits) if scopes or limits else None
+    given: dict[str, Any] = {name: Scope(value) for name in OPENINGS if (value := getattr(asked, name)) is not None}
+    given |= {name: value or None for name in LIMITS if (value := getattr(asked, name)) is not None}
+    return replace(present, **given) if given else None
 
 
 def text(result: Result) -> str:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from cubes import Memory, Sensitivity
 from engine.cube_operations import Govern
+from engine.governing import MAX_PRIORITY
 from engine.operations import Caller, Progress
 from memos_mcp import render
 from memos_mcp.tools.tool import (
@@ -32,7 +33,6 @@ from memos_mcp.wire import MAX_DAYS, Arguments, MemoryIds, Reason, SensitivityNa
 if TYPE_CHECKING:
     from engine.memos import MemOS
 
-MAX_PRIORITY = 100
 SENSITIVITIES = [level.value for level in Sensitivity]
 RULES = ("pinned", "frozen", "sensitivity", "priority", "expires_in_days", "tags")
 
@@ -42,7 +42,7 @@ class GovernArguments(Arguments):
     pinned: bool | None = None
     frozen: bool | None = None
     sensitivity: SensitivityName | None = None
-    priority: Annotated[Whole, Field(ge=0, le=MAX_PRIORITY)] | None = None
+    priority: Annotated[Whole, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     expires_in_days: Annotated[float, Field(ge=0, le=MAX_DAYS)] | None = None
     tags: Tags | None = None
     reason: Reason | None = None
@@ -106,7 +106,7 @@ GOVERN = Tool(
         pinned=BOOLEAN,
         frozen=BOOLEAN,
         sensitivity={**STRING, "enum": SENSITIVITIES},
-        priority=about(INTEGER, minimum=0, maximum=MAX_PRIORITY),
+        priority=about(INTEGER, minimum=-MAX_PRIORITY, maximum=MAX_PRIORITY),
         expires_in_days=about({"type": "number"}, "0 takes the end away", minimum=0),
         tags=about(STRINGS, "All its tags from now on"),
         reason=STRING,
