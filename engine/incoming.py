@@ -106,7 +106,20 @@ def kind_of(record: Mapping[str, Any], now: datetime) -> Kind:
     """
     if is_whole(record):
         return whole(record).memory.kind
-    return read(words(record).request, now).drafts[0].kind
+    item = words(record)
+    check_end(item, now)
+    return read(item.request, now).drafts[0].kind
+
+
+def check_end(item: Words, now: datetime) -> None:
+    """Refuse what would be gone at once: it could never be found again, not even as known already.
+
+    Raises:
+        Invalid: it has expired.
+    """
+    ends = None if item.governance is None else item.governance.expires_at
+    if ends is not None and ends <= now:
+        raise Invalid(f"it expired on {ends:%Y-%m-%d}: leave expires_at out to keep it all the same")
 
 
 REFUSALS = (MemosError, ValueError, TypeError, KeyError, AttributeError, OverflowError)

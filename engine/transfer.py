@@ -15,7 +15,7 @@ from cubes import Behavioural, Memory
 from cubes.canonical import plain
 from engine.errors import Busy, Corrupt, Invalid, MemosError, NotAllowed, TooLarge, Unavailable
 from engine.governance.access import clearance
-from engine.incoming import REFUSALS, Whole, Words, is_whole, reason, whole, words
+from engine.incoming import REFUSALS, Whole, Words, check_end, is_whole, reason, whole, words
 from engine.operations import PAGE_SIZE, Caller, Progress, Remember, Status, Stored, silent
 from engine.parts import (
     Parts,
@@ -183,6 +183,7 @@ class _Taking:
             raise NotAllowed(f"{item.memory.id} is {rules.sensitivity.value}, and you may not see such memories there")
 
     def _read(self, item: Words) -> list[Draft]:
+        check_end(item, self.parts.clock.now())
         return item.told(drafts_of(self.parts, item.request, self.caller))
 
     # --- words ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,20 @@ from engine.errors import Invalid
 from engine.memos import MemOS
 from engine.operations import MAX_TURN_CHARS, Caller, Fuse, Principal, Remember, Turn
 from tests.conftest import HandClock
-from tests.engine.stores import ME, archive, ask, erase, ids, opened, say, settings_for, state, told, with_vectors
+from tests.engine.stores import (
+    ME,
+    archive,
+    ask,
+    contents,
+    erase,
+    ids,
+    opened,
+    say,
+    settings_for,
+    state,
+    told,
+    with_vectors,
+)
 
 WORDS = st.sampled_from(
     ["lamp", "Skagen", "øl", "日本", "don't", "3.5", "🚢", "Anna", "not", "—", "\n", "<memory id='x'>"]
@@ -122,7 +135,6 @@ def hostile(record: dict[str, Any]) -> list[Any]:
         {"state": "erased"},
         {"kind": "opinion"},
         {"version": 0},
-        {"version": 2},
         {"version": 2**40},
         {"version": "1"},
         {"version": True},
@@ -222,3 +234,128 @@ def test_an_edge_that_was_imported_into_another_cube_keeps_nobody_from_erasing(m
     memos.import_memories([{**record, "id": "m_A", "cube": "theirs", "lineage": [edge]}], guest)
     assert [item.id for item in erase(memos, id).forgotten] == [id]
     assert [found["id"] for found in exported(memos)] == ["m_A"]
+
+
+# --- many texts at once ---------------------------------------------------------------------------------------------
+
+
+def test_records_of_one_batch_are_compared_with_each_other_as_if_they_came_one_by_one(memos: MemOS) -> None:
+    report = memos.import_memories(
+        [
+            {"content": "Ben lives in Oslo."},
+            {"content": "The lamp is green."},
+            {"content": "Ben lives in Bergen."},
+            {"content": "ben lives in Oslo"},
+            {"content": "The lamp is not green."},
+        ],
+        ME,
+    )
+    assert (report.added, report.duplicates, report.conflicts) == (4, 1, 2)
+    records = {record["content"]: record for record in exported(memos)}
+    rivals = {content: [edge["source"] for edge in record["lineage"]] for content, record in records.items()}
+    assert rivals["Ben lives in Bergen."] == [records["Ben lives in Oslo."]["id"]]
+    assert rivals["The lamp is not green."] == [records["The lamp is green."]["id"]]
+
+
+def test_the_same_words_at_another_time_are_another_event_also_within_one_import(memos: MemOS) -> None:
+    days = ["2026-01-05", "2026-01-06", "2026-01-06", "2026-01-05", "2026-01-07"]
+    records = [{"content": "Swam to the buoy", "occurred_at": day} for day in days]
+    report = memos.import_memories(records, ME)
+    assert (report.added, report.duplicates) == (3, 2)
+    assert memos.import_memories(records, ME).duplicates == 5
+
+
+def test_the_same_words_about_different_things_are_both_kept_and_contradict_nobody_else(memos: MemOS) -> None:
+    def about(name: str, words: str) -> dict[str, Any]:
+        return {"content": words, "metadata": {"from": "graph", "id": f"{name}: {words}", "about": name}}
+
+    records = [about("Anna", "likes tea"), about("Ben", "likes tea"), about("Cora", "does not like tea")]
+    report = memos.import_memories(records, ME)
+    assert (report.added, report.duplicates, report.conflicts) == (3, 0, 0)
+    revision = memos.status(ME).revision
+    assert memos.import_memories(records, ME).duplicates == 3
+    assert memos.import_memories([{"content": "likes tea"}], ME).duplicates == 1
+    assert memos.import_memories([about("Ben", "does not like tea")], ME).conflicts == 1
+    assert memos.status(ME).revision > revision
+
+
+def test_a_thing_that_its_program_describes_anew_is_still_that_thing(memos: MemOS) -> None:
+    first = {"content": "Keeps bees", "metadata": {"from": "x", "id": "7", "fields": {"seen": 1}}}
+    assert memos.import_memories([first], ME).added == 1
+    assert (
+        memos.import_memories([{**first, "metadata": {"from": "x", "id": "7", "fields": {"seen": 2}}}], ME).added == 0
+    )
+    assert memos.import_memories([{**first, "metadata": {"from": "x", "id": "8"}}], ME).added == 1
+
+
+def test_what_no_field_is_made_for_is_kept_in_the_metadata_and_goes_out_and_in_again(
+    memos: MemOS, tmp_path: Path
+) -> None:
+    memos.import_memories(
+        [
+            {"content": "One.", "shelf": 3, "metadata": {"page": 12}, "entities": ["Anna"], "priority": 2},
+            {"content": "Two.", "metadata": '{"b": 1, "a": "ø"}', "sensitivity": "personal", "pinned": True},
+        ],
+        ME,
+    )
+    records = exported(memos)
+    assert [record["metadata"] for record in records] == ['{"fields":{"shelf":3},"page":12}', '{"a":"ø","b":1}']
+    assert (records[0]["entities"], records[0]["priority"]) == (["Anna"], 2)
+    assert (records[1]["sensitivity"], records[1]["pinned"]) == ("personal", True)
+    with opened(settings_for(tmp_path / "other")) as other:
+        assert other.import_memories(records, ME).refused == []
+        assert exported(other) == records
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["no json", "[1]", 7, [1], {"a": float("nan")}, {"a": "lone \ud800"}, {"a": "x" * 1_000_001}, "[" * 100_000],
+)
+def test_metadata_that_cannot_be_kept_is_refused(memos: MemOS, metadata: Any) -> None:
+    report = memos.import_memories([{"content": "fine", "metadata": metadata}, {"content": "also fine"}], ME)
+    assert (report.added, len(report.refused)) == (1, 1)
+
+
+def test_what_has_expired_is_refused_since_it_could_not_be_found_again(memos: MemOS, clock: HandClock) -> None:
+    records = [
+        {"content": "Gone.", "expires_at": "2020-01-01"},
+        {"content": "Lasts a while.", "expires_at": "2090-01-01"},
+    ]
+    for added in (1, 0):
+        report = memos.import_memories(records, ME)
+        assert (report.added, report.duplicates, len(report.refused)) == (added, 1 - added, 1)
+    assert "it expired on 2020-01-01" in report.refused[0]
+
+
+def test_a_long_text_is_found_by_its_pieces_wherever_it_stands_in_a_batch(dense: MemOS) -> None:
+    long = "Every lamp has a keeper of its own, and each keeper has a name. " * 40
+    records = [{"content": "Short one."}, {"content": long}, {"content": "Another."}, {"content": long + "Not this."}]
+    assert dense.import_memories(records, ME).added == 4
+    kept = exported(dense)
+    wholes = {record["id"]: record for record in kept if record["parts"]}
+    assert sorted(record["content"] for record in wholes.values()) == sorted(records[n]["content"] for n in (1, 3))
+    for whole in wholes.values():
+        pieces = [r for r in kept if r["lineage"] and r["lineage"][0]["source"] == whole["id"]]
+        assert [piece["position"] for piece in pieces] == list(range(whole["parts"]))
+        assert "".join(piece["content"] for piece in pieces) == whole["content"]
+    assert dense.verify(ME) == ()
+    assert "keeper" in contents(ask(dense, "who looks after a lamp?"))[0]
+
+
+def test_a_dry_run_says_what_would_be_and_changes_nothing(memos: MemOS, tmp_path: Path) -> None:
+    known = say(memos, "The lamp is green.")
+    revision = memos.status(ME).revision
+    records: list[Any] = [
+        {"content": "The lamp is green."},
+        {"content": "The lamp is not green."},
+        {"content": "A coat.", "cube": "new"},
+        {"content": ""},
+        *exported(memos),
+        {**exported(memos)[0], "id": "m_OTHER"},
+    ]
+    foreseen = memos.import_memories(records, ME, dry_run=True)
+    assert (foreseen.added, foreseen.duplicates, foreseen.conflicts, len(foreseen.refused)) == (3, 2, 1, 1)
+    assert (memos.status(ME).revision, [r["id"] for r in exported(memos)]) == (revision, [known])
+    assert [cube.cube.name for cube in memos.cubes(ME)] == ["default"]
+    done = memos.import_memories(records, ME)
+    assert (done.added, done.duplicates, done.conflicts, done.kinds) == (3, 2, 1, foreseen.kinds)
