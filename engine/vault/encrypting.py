@@ -187,7 +187,7 @@ def _change(
     name = None if source is None else source.name
     copying = _Copying(sealer, notes, _audit_row(vault, action, name), progress)
     vault.rewrite(copying.write, sealer)
-    return Encryption(not sealer.plain, name, copying.total, _out_of_reach(vault, record) if record else ())
+    return Encryption(not sealer.plain, name, copying.total, _out_of_reach(vault) if record else ())
 
 
 def _audit_row(vault: MemVault, action: str, source: str | None) -> AuditRow:
@@ -197,7 +197,7 @@ def _audit_row(vault: MemVault, action: str, source: str | None) -> AuditRow:
     return AuditRow(head.seq + 1, now, OWNER.name, CLIENT, action, "", (), None, detail, head.hash)
 
 
-def _out_of_reach(vault: MemVault, record: str) -> tuple[str, ...]:
+def _out_of_reach(vault: MemVault, record: str | None = None) -> tuple[str, ...]:
     with vault.reading() as connection:
         told = queries.audited(connection, "backup")
     return out_of_reach(vault.settings, [Path(row.detail["path"]) for row in told if row.detail.get("path")], record)
@@ -254,6 +254,7 @@ class _Copying:
             first.close()
             second.close()
         connection.execute(f"CHECKPOINT {COPY}")
+        self.progress(2 * self.total, 2 * self.total, "done")
 
     def _rows(
         self, cursor: duckdb.DuckDBPyConnection, table: str, columns: Sequence[str], sealer: Sealer, name: str = ""

@@ -113,6 +113,16 @@ def convert_blobs(settings: Settings, old: Sealer, new: Sealer) -> None:
             write_blob(other, old.open_file(source, place), new, place)
 
 
+def remove_unfinished_blobs(settings: Settings, *, sealed: bool) -> None:
+    """Remove what a killed process left: half of a blob, and what it wrote for a vault that did not take its place."""
+    for path in list(settings.blobs_folder.rglob(f".*{PARTIAL}")) if settings.blobs_folder.is_dir() else []:
+        path.unlink()
+    for path in list(blobs(settings, sealed=not sealed)):
+        name = path.name.removesuffix(SEALED_SUFFIX) + (SEALED_SUFFIX if sealed else "")
+        if path.with_name(name).exists():
+            path.unlink()
+
+
 def _clear_blobs(settings: Settings, *, sealed: bool) -> None:
     """Remove the blobs of the kind that the store is not of."""
     for path in list(blobs(settings, sealed=not sealed)):
@@ -122,9 +132,13 @@ def _clear_blobs(settings: Settings, *, sealed: bool) -> None:
 # --- what is out of reach -------------------------------------------------------------------------------------------
 
 
-def out_of_reach(settings: Settings, noted: Iterable[Path], record: str) -> tuple[str, ...]:
-    """Copies of the store that have not this key: backups elsewhere (`noted`), and what a person or a repair kept."""
+def out_of_reach(settings: Settings, noted: Iterable[Path], record: str | None = None) -> tuple[str, ...]:
+    """Copies of the store that are not sealed, or not with this wrapped key where one is given.
+
+    They are backups elsewhere (`noted`), and what a person or a repair kept.
+    """
     kept = sorted(settings.damaged_folder.rglob("*.duckdb")) if settings.damaged_folder.is_dir() else []
     own = sorted(settings.backups_folder.glob("*")) if settings.backups_folder.is_dir() else []
     found = dict.fromkeys((*noted, *own, *kept))
-    return tuple(str(path) for path in found if path.is_file() and key_record(path) != record)
+    keys = {path: key_record(path) for path in found if path.is_file()}
+    return tuple(str(path) for path, key in keys.items() if not key or record not in (None, key))
