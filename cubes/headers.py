@@ -21,7 +21,7 @@ from cubes.limits import (
     MAX_TOTAL,
 )
 
-_CUBE = {"name", "description", "created_at", "updated_at", "version", "licence", "policy", "provenance"}
+_CUBE = frozenset({"name", "description", "created_at", "updated_at", "version", "licence", "policy", "provenance"})
 _POLICY = frozenset(CubePolicy.__dataclass_fields__)
 
 

@@ -37,9 +37,9 @@ from cubes.limits import (
 FORMAT, VERSION = "memcube", 1
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 _DEPTH = 8  # the manifest needs 5: artifacts, artifact, sources, source
-_FIELDS = {"format", "version", "cube", "counts", "embedder", "redacted", "artifacts", "members"}
-_COUNTS = {"memories", "versions", "edges", "passages", "states"}
-_ARTIFACT = {"id", "kind", "fingerprint", "digest", "bytes", "created_at", "sources", "metadata"}
+_FIELDS = frozenset({"format", "version", "cube", "counts", "embedder", "redacted", "artifacts", "members"})
+_COUNTS = frozenset({"memories", "versions", "edges", "passages", "states"})
+_ARTIFACT = frozenset({"id", "kind", "fingerprint", "digest", "bytes", "created_at", "sources", "metadata"})
 _HEX = frozenset("0123456789abcdef")
 _MAX_MEMBER_BYTES = MAX_LINE_VECTOR_BYTES + 4_096 + 256  # a shard of embeddings with its counts and header
 

@@ -23,7 +23,7 @@ from cubes.limits import (
 from cubes.manifest import Counts, shard_names
 from cubes.records import PackedMemory, Vectors, from_line, to_line
 from cubes.seen import Seen
-from cubes.tensors import embeddings_bytes, read_embeddings
+from cubes.tensors import check_vectors, embeddings_bytes, read_embeddings
 
 
 @dataclass(slots=True)
@@ -119,10 +119,12 @@ def _vector_bytes(memory: PackedMemory, dimension: int | None) -> int:
     if dimension is None:
         raise MalformedCube(f"{memory.id} has vectors, but the bundle names no embedder")
     with named(memory.id):
-        size = len(embeddings_bytes([memory.vectors], dimension))
-    if size > MAX_LINE_VECTOR_BYTES:
-        raise TooLargeBundle(f"{memory.id} has {size} bytes of vectors: at most {MAX_LINE_VECTOR_BYTES} are allowed")
-    return int(memory.vectors.size) * 4
+        check_vectors(memory.vectors, dimension)
+    if memory.vectors.nbytes > MAX_LINE_VECTOR_BYTES:
+        raise TooLargeBundle(
+            f"{memory.id} has {memory.vectors.nbytes} bytes of vectors: at most {MAX_LINE_VECTOR_BYTES} are allowed"
+        )
+    return int(memory.vectors.nbytes)
 
 
 def read_lines(raw: bytes) -> list[PackedMemory]:

@@ -40,16 +40,27 @@ def embeddings_bytes(vectors: Sequence[Floats | None], dimension: int) -> bytes:
         MalformedCube: a shape that does not fit, or a number that is not finite.
     """
     counts = np.array([0 if rows is None else len(rows) for rows in vectors], dtype="<i4")
-    for place, rows in enumerate(vectors):
-        if rows is not None and (rows.ndim != 2 or rows.shape[1] != dimension or not 1 <= len(rows) <= MAX_PASSAGES):
-            raise MalformedCube(
-                f"vectors of memory {place + 1} have the shape {list(rows.shape)}: it must be [1 to {MAX_PASSAGES}, "
-                f"{dimension}]"
-            )
+    for rows in vectors:
+        if rows is not None:
+            check_vectors(rows, dimension)
     some = [rows for rows in vectors if rows is not None]
     body = np.concatenate(some).astype("<f4") if some else np.zeros((0, dimension), dtype="<f4")
-    _check_finite(body)
     return _embeddings_header(len(counts), len(body), dimension) + counts.tobytes() + body.tobytes()
+
+
+def check_vectors(vectors: Floats, dimension: int) -> None:
+    """Refuse the vectors of one memory where they are not finite numbers of the shape [passages, dimension].
+
+    Raises:
+        MalformedCube: what is wrong.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] != dimension or not 1 <= len(vectors) <= MAX_PASSAGES:
+        raise MalformedCube(
+            f"vectors have the shape {list(vectors.shape)}: it must be [1 to {MAX_PASSAGES}, {dimension}]"
+        )
+    if vectors.dtype != np.float32:
+        raise MalformedCube(f"vectors are of {vectors.dtype}: they must be of float32")
+    _check_finite(vectors)
 
 
 def read_embeddings(raw: bytes, memories: int, dimension: int) -> list[Floats | None]:
