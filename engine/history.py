@@ -15,7 +15,7 @@ from engine.governance.access import clearance, no_memory, stricter
 from engine.lifecycle.fusions import HOLDING, Fusions
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
 from engine.operations import MAX_REASON_CHARS, Caller, Version
-from engine.parts import Parts, existing, may, may_all, memory_key, require_room
+from engine.parts import Parts, existing, may, may_all, memory_key, require_fit, shown
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record
 
@@ -91,7 +91,6 @@ def restore(parts: Parts, id: str, version: int, caller: Caller, reason: str | N
         restored = replace(said_again(then.memory, current.memory), state=state)
         if as_of_now(restored, current.memory) == current.memory:
             return current
-        require_room(transaction, current.memory.cube, [restored], [current.memory])
         told = lasting(_bounded(reason), [current.memory, restored])
         revision = transaction.audit("restore", current.memory.cube, [id], reason=told, version=version)
         old = replace(current, content_key=memory_key(parts.vault, restored))
@@ -100,11 +99,15 @@ def restore(parts: Parts, id: str, version: int, caller: Caller, reason: str | N
             transaction.execute("DELETE FROM embeddings WHERE id = ?", [id])
             parts.embeddings.write(transaction, [id], vectors)
         _with_it(transaction, current, revision)
+        if current.memory.state not in LIVE or len(restored.content) > len(current.memory.content):
+            require_fit(transaction, current.memory.cube)  # with what came back together with it
+        # A use: what was put away because nobody used it would else be put away again at once.
+        transaction.use({id: (1, transaction.now)})
         return made
 
     made = parts.vault.write(job, caller)
     with parts.vault.reading() as connection:
-        return queries.complete(connection, [made])[0]
+        return shown(connection, queries.complete(connection, [made]), caller)[0]
 
 
 def said_again(then: Memory, now: Memory) -> Memory:
