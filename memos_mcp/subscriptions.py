@@ -27,13 +27,15 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, SubscriptionsListenRequest
 
 from engine.governance.access import hears_of
 from engine.operations import Event, Principal
-from memos_mcp.uris import canonical, touched
+from memos_mcp.uris import Place, canonical, spell, touched
 
 if TYPE_CHECKING:
     from engine.memos import MemOS
 
 MAX_WATCHERS = 1_024
 MAX_ADDRESSES = 1_000  # of one watcher
+
+LISTS = {spell(Place.CUBES), spell(Place.STATUS)}  # what reads otherwise for whom a cube came into or out of sight
 
 Admitted = Callable[[], bool]
 
@@ -164,7 +166,7 @@ class Watchers:
             for event, addresses in news:
                 told, listed = hears_of(watcher.principal, event)
                 if told or listed:
-                    watcher.hear(addresses if told else set(), listed)
+                    watcher.hear(addresses if told else LISTS, listed)
 
     def _add(self, watcher: Watcher, ended: Callable[[], None]) -> Callable[[], None]:
         """Start telling `watcher`; what is returned stops it. `ended` is called when it may hear no more."""
