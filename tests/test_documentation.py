@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from memos_mcp.commands.arguments import COMMANDS, parser
+from memos_mcp.commands.command import Command
 from memos_mcp.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,8 +43,24 @@ def test_a_shown_command_is_one_that_there_is(command: str) -> None:
 def test_every_command_is_in_the_readme() -> None:
     for command in COMMANDS:
         assert f"| `memos-mcp {command.name}" in README, command.name
-        for part in command.parts:
-            assert f"`token {part.name}" in README or f"memos-mcp token {part.name}" in README, part.name
+
+
+def test_every_part_of_a_command_is_in_a_table_of_the_documentation() -> None:
+    tables = "\n".join(
+        line for document in DOCUMENTS for line in document.read_text("utf-8").splitlines() if line.startswith("|")
+    )
+    for words in parts_of(COMMANDS):
+        assert re.search(rf"`(memos-mcp )?{re.escape(words)}\b", tables), words
+
+
+def parts_of(commands: tuple[Command, ...], before: str = "") -> list[str]:
+    """`cube pack`, `cube key create`, …"""
+    found = []
+    for command in commands:
+        if before and not command.parts:
+            found.append(f"{before}{command.name}")
+        found += parts_of(command.parts, f"{before}{command.name} ")
+    return found
 
 
 def test_every_make_target_that_is_shown_exists() -> None:
