@@ -217,6 +217,43 @@ class Mount:
     problems: tuple[str, ...] = ()  # "file: what is wrong with it, or what became of it"
 
 
+# --- shelves ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Put a cube, or a bundle that is there as a file, onto the shelf at `url`. What is secret stays here."""
+
+    source: str  # a cube's name, or a path that ends in .memcube
+    url: str
+    history: bool = True
+    embeddings: bool = True
+    redact: Sensitivity | None = Sensitivity.SECRET
+    snapshot: str | None = None
+    sign: bool = True
+    recipients: tuple[str, ...] = ()
+    passphrase_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """A bundle on a shelf, as the shelf describes it: only the bundle itself says who signed it."""
+
+    name: str
+    digest: str  # of the file
+    bytes: int
+    memories: int
+    versions: int
+    artifacts: int
+    description: str
+    licence: str
+    encrypted: bool  # then counts and description are not told
+    redacted: str | None
+    signed_by: str | None
+    published_at: datetime
+    origin: str  # the cube's name in the store in which it was made
+
+
 # --- fuse for cubes -------------------------------------------------------------------------------------------------
 
 
