@@ -45,7 +45,7 @@ def _plain_policy(policy: CubePolicy) -> dict[str, Any]:
         for grant in sorted(policy.grants, key=lambda grant: grant.principal)
     ]
     days = {name: _short(getattr(policy, name)) for name in ("ttl_days", "decay_days", "keep_days")}
-    return {name: plain(getattr(policy, name)) for name in _POLICY} | days | {"grants": grants}
+    return {name: plain(getattr(policy, name)) for name in CubePolicy.__dataclass_fields__} | days | {"grants": grants}
 
 
 def _short(days: float | None) -> float | None:

@@ -39,7 +39,6 @@ MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 _DEPTH = 8  # the manifest needs 5: artifacts, artifact, sources, source
 _FIELDS = frozenset({"format", "version", "cube", "counts", "embedder", "redacted", "artifacts", "members"})
 _COUNTS = frozenset({"memories", "versions", "edges", "passages", "states"})
-_ARTIFACT = frozenset({"id", "kind", "fingerprint", "digest", "bytes", "created_at", "sources", "metadata"})
 _HEX = frozenset("0123456789abcdef")
 _MAX_MEMBER_BYTES = MAX_LINE_VECTOR_BYTES + 4_096 + 256  # a shard of embeddings with its counts and header
 
@@ -159,7 +158,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
 
 def _plain_artifact(artifact: ArtifactHeader) -> dict[str, Any]:
     sources = [{"id": id, "version": version} for id, version in sorted(artifact.sources)]
-    return {name: plain(getattr(artifact, name)) for name in _ARTIFACT} | {"sources": sources}
+    return {name: plain(getattr(artifact, name)) for name in ArtifactHeader.__dataclass_fields__} | {"sources": sources}
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -238,7 +237,7 @@ def _embedder(value: object) -> EmbedderHeader | None:
 
 
 def _artifact(value: object) -> ArtifactHeader:
-    found = fields.mapping(value, "an artifact", _ARTIFACT)
+    found = fields.mapping(value, "an artifact", ArtifactHeader.__dataclass_fields__.keys())
     id = fields.identifier(found["id"], "id of an artifact")
     sources: list[tuple[str, int]] = []
     for item in fields.array(found["sources"], f"sources of {id}", MAX_SOURCES):

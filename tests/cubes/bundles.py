@@ -30,6 +30,7 @@ from cubes import (
     State,
     Tier,
 )
+from cubes.bundle import open_bundle
 from cubes.canonical import json_bytes
 from cubes.manifest import ArtifactHeader, ArtifactKind, EmbedderHeader
 from cubes.packing import PackedArtifact, WrittenBundle, write_bundle
@@ -160,3 +161,28 @@ def rich_bundle(path: Path, **options: Any) -> WrittenBundle:
         "replace": True,
     }
     return write_bundle(path, cube(), rich_memories(), **(chosen | options))
+
+
+def packed_again(raw: bytes, folder: Path, key: SigningKey | None = None) -> bytes:
+    """Read everything in the file and write it again."""
+    with open_bundle(io.BytesIO(raw)) as bundle:
+        blobs = {header.id: stream.read() for header, stream in bundle.artifacts()}
+        bundle.verify()
+        manifest = bundle.manifest
+        path = folder / "again"
+        write_bundle(
+            path,
+            manifest.cube,
+            bundle.memories(),
+            embedder=manifest.embedder,
+            artifacts=[
+                PackedArtifact(header, lambda id=header.id: io.BytesIO(blobs[id]))  # type: ignore[misc]
+                for header in manifest.artifacts
+            ],
+            redacted=manifest.redacted,
+            signing_key=key,
+            replace=True,
+        )
+    found = path.read_bytes()
+    path.unlink()
+    return found
