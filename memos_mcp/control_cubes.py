@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from cubes import Sensitivity
-from engine.cube_operations import Install, Pack
+from engine.cube_operations import Install, Pack, Publish
 from engine.operations import Caller
 from memos_mcp import render_cubes
 from memos_mcp.wire import Arguments, CubeName, Name, PathText, Query, Reason, SnapshotName, Whole, parse, unique
@@ -64,7 +64,9 @@ class DiffArguments(OfCube):
     after: SnapshotName
 
 
-class PackingArguments(OfCube):
+class PackArguments(OfCube):
+    path: FilePath
+    replace: bool = False
     history: bool = True
     embeddings: bool = True
     redact: Literal["personal", "secret"] | None = None
@@ -74,13 +76,16 @@ class PackingArguments(OfCube):
     passphrase_file: FilePath | None = None
 
 
-class PackArguments(PackingArguments):
-    path: FilePath
-    replace: bool = False
-
-
-class PublishArguments(PackingArguments):
+class PublishArguments(Arguments):
+    source: PathText  # a cube's name, or the path of a bundle
     url: Location
+    history: bool = True
+    embeddings: bool = True
+    redact: Literal["none", "personal", "secret"] = "secret"
+    snapshot: SnapshotName | None = None
+    sign: bool = True
+    recipients: Annotated[list[Name], Field(max_length=MAX_RECIPIENTS)] | None = None
+    passphrase_file: FilePath | None = None
 
 
 class InstallArguments(Arguments):
@@ -134,11 +139,16 @@ def delete(memos: MemOS, asked: Asked) -> object:
 # --- bundles --------------------------------------------------------------------------------------------------------
 
 
-def _packing(wanted: PackingArguments, path: Path, *, replace: bool) -> Pack:
-    return Pack(
+def _file(path: str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def pack(memos: MemOS, asked: Asked) -> object:
+    wanted = parse(PackArguments, asked.params)
+    request = Pack(
         cube=wanted.cube,
-        path=path,
-        replace=replace,
+        path=Path(wanted.path),
+        replace=wanted.replace,
         history=wanted.history,
         embeddings=wanted.embeddings,
         redact=None if wanted.redact is None else Sensitivity(wanted.redact),
@@ -147,15 +157,6 @@ def _packing(wanted: PackingArguments, path: Path, *, replace: bool) -> Pack:
         recipients=unique(wanted.recipients or ()),
         passphrase_file=_file(wanted.passphrase_file),
     )
-
-
-def _file(path: str | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def pack(memos: MemOS, asked: Asked) -> object:
-    wanted = parse(PackArguments, asked.params)
-    request = _packing(wanted, Path(wanted.path), replace=wanted.replace)
     return render_cubes.packed(memos.pack(request, asked.caller, asked.progress))
 
 
@@ -170,6 +171,27 @@ def install(memos: MemOS, asked: Asked) -> object:
         passphrase_file=_file(wanted.passphrase_file),
     )
     return render_cubes.installed(memos.install(request, asked.caller, asked.progress))
+
+
+def publish(memos: MemOS, asked: Asked) -> object:
+    wanted = parse(PublishArguments, asked.params)
+    request = Publish(
+        source=wanted.source,
+        url=wanted.url,
+        history=wanted.history,
+        embeddings=wanted.embeddings,
+        redact=None if wanted.redact == "none" else Sensitivity(wanted.redact),
+        snapshot=wanted.snapshot,
+        sign=wanted.sign,
+        recipients=unique(wanted.recipients or ()),
+        passphrase_file=_file(wanted.passphrase_file),
+    )
+    return render_cubes.packed(memos.publish(request, asked.caller, asked.progress))
+
+
+def shelf(memos: MemOS, asked: Asked) -> object:
+    wanted = parse(ShelfArguments, asked.params)
+    return {"bundles": [render_cubes.shelved(row) for row in memos.shelf(wanted.url, asked.caller, wanted.query)]}
 
 
 # --- mounts and the audit log ---------------------------------------------------------------------------------------
@@ -206,6 +228,8 @@ METHODS: dict[str, Callable[[MemOS, Asked], object]] = {
     "delete_cube": delete,
     "pack": pack,
     "install": install,
+    "publish": publish,
+    "shelf": shelf,
     "mount": mount,
     "unmount": unmount,
     "mounts": mounts,

@@ -19,6 +19,7 @@ from engine.cube_operations import (
     Mount,
     Packed,
     RolledBack,
+    Shelved,
     Snapshot,
 )
 from engine.operations import CubeView
@@ -180,6 +181,25 @@ def cube_file(found: CubeFile) -> dict[str, Any]:
         "embedder": found.embedder,
         "artifacts": found.artifacts,
         "header": cube(found.header),
+    }
+
+
+def shelved(row: Shelved) -> dict[str, Any]:
+    """A bundle on a shelf, as the shelf describes it."""
+    return {
+        "name": row.name,
+        "digest": row.digest,
+        "bytes": row.bytes,
+        "memories": row.memories,
+        "versions": row.versions,
+        "artifacts": row.artifacts,
+        "description": row.description,
+        "licence": row.licence,
+        "encrypted": row.encrypted,
+        "redacted": row.redacted,
+        "signed_by": row.signed_by,
+        "published_at": when(row.published_at),
+        "origin": row.origin,
     }
 
 

@@ -79,7 +79,7 @@ def upgrade(session: Session, options: argparse.Namespace) -> int:
 
 
 def _install(session: Session, options: argparse.Namespace, *, upgrade: bool) -> int:
-    source = options.source if URL_MARK in options.source else str(absolute(options.source))
+    source = _source(options.source)
     wanted = {"source": source, "upgrade": upgrade, "dry_run": options.dry_run, "keep_policy": options.keep_policy}
     wanted |= given(options, "name")
     with _passphrase_for(session, options, source) as passphrase_file, session.screen.bar("install") as bar:
@@ -91,6 +91,14 @@ def _install(session: Session, options: argparse.Namespace, *, upgrade: bool) ->
     else:
         _say_installed(session, result, options.dry_run)
     return DONE
+
+
+def _source(text: str) -> str:
+    """A file's path, a URL, or a shelf and what lies there; where that is a folder here, it is made absolute."""
+    if URL_MARK in text:
+        return text
+    shelf, mark, name = text.rpartition("#")
+    return f"{absolute(shelf)}#{name}" if mark and not absolute(text).exists() else str(absolute(text))
 
 
 def _say_installed(session: Session, result: dict[str, Any], dry_run: bool) -> None:

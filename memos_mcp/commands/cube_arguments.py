@@ -14,6 +14,7 @@ SCOPES = ("private", "shared", "public")
 ACTIONS = ("read", "write", "share", "admin")
 TRUST_POLICIES = ("any", "signed", "known")
 NO_BOUND = "0: no bound"
+SHELF_HELP = "a folder, s3://…, or to read from, https://…"
 
 
 def _cube(p: argparse.ArgumentParser) -> None:
@@ -99,10 +100,11 @@ def _passphrase(p: argparse.ArgumentParser) -> None:
     p.add_argument("--passphrase-file", metavar="FILE", help="a file that holds the passphrase; asked for when needed")
 
 
-def _packing(p: argparse.ArgumentParser) -> None:
+def _packing(p: argparse.ArgumentParser, redactions: tuple[str, ...] = SENSITIVITIES[1:]) -> None:
     p.add_argument("--no-history", dest="history", action="store_false", help="leave out earlier versions")
     p.add_argument("--no-embeddings", dest="embeddings", action="store_false", help="leave out vectors")
-    p.add_argument("--redact", choices=SENSITIVITIES[1:], help="leave out memories that are at least this sensitive")
+    usual = "; secret unless said otherwise" if "none" in redactions else ""
+    p.add_argument("--redact", choices=redactions, help=f"leave out what is at least this sensitive{usual}")
     p.add_argument("--snapshot", metavar="NAME", help="as the cube was then")
     p.add_argument("--no-sign", dest="sign", action="store_false", help="do not sign, though there is a key")
     p.add_argument(
@@ -129,7 +131,7 @@ def _file(p: argparse.ArgumentParser) -> None:
 
 
 def _install(p: argparse.ArgumentParser) -> None:
-    p.add_argument("source", metavar="FILE-OR-URL")
+    p.add_argument("source", metavar="SOURCE", help="a file, the URL of one, or SHELF#NAME, or SHELF#NAME@DIGEST")
     p.add_argument("--as", dest="name", metavar="NAME", help="under this name instead of its own")
     p.add_argument("--dry-run", action="store_true", help="say what would happen")
     p.add_argument("--keep-policy", action="store_true", help="take over the scopes and grants that it offers")
@@ -143,13 +145,13 @@ def _unpack(p: argparse.ArgumentParser) -> None:
 
 
 def _publish(p: argparse.ArgumentParser) -> None:
-    _cube(p)
-    p.add_argument("url", metavar="SHELF", help="a folder or any fsspec URL")
-    _packing(p)
+    p.add_argument("cube", metavar="CUBE-OR-FILE", help="a cube, or a .memcube file as it is")
+    p.add_argument("url", metavar="SHELF", help=SHELF_HELP)
+    _packing(p, ("none", *SENSITIVITIES[1:]))
 
 
 def _shelf(p: argparse.ArgumentParser) -> None:
-    p.add_argument("url", metavar="SHELF", help="a folder or any fsspec URL")
+    p.add_argument("url", metavar="SHELF", help=SHELF_HELP)
 
 
 def _search(p: argparse.ArgumentParser) -> None:
