@@ -73,7 +73,7 @@ def create_keys(settings: Settings) -> OwnKeys:
     folder = _folder(settings, make=True)
     missing = [name for name in (SIGNING, IDENTITY) if not (folder / name).exists()]
     if not missing:
-        raise Conflict(f"{folder} holds keys already: `memos-mcp key show` shows them; move them away to make others")
+        raise Conflict(f"{folder} holds keys already: `memos-mcp cube key show` shows them; move them away to make others")
     with refusing():
         if SIGNING in missing:
             create_signing_key(folder / SIGNING)
@@ -162,7 +162,7 @@ def untrust(settings: Settings, wanted: str) -> Trusted:
     known = trusted(settings)
     staying = {name: key for name, key in known.keys if wanted not in (name, key.fingerprint, str(key))}
     if len(staying) == len(known.keys):
-        raise NotFound(f"no trusted key is called {wanted!r}: `memos-mcp key show` lists them")
+        raise NotFound(f"no trusted key is called {wanted!r}: `memos-mcp cube key show` lists them")
     return _write(settings, known.policy, staying)
 
 
