@@ -39,7 +39,7 @@ from engine.governance.policy import MAX_DAYS, check_policy, check_principal, wi
 from engine.operations import MAX_REASON_CHARS, MAX_TAG_CHARS, MAX_TAGS, Caller
 from engine.parts import Parts, check_cube_name, check_ids, existing, may_all, once, readable_cubes, shown
 from engine.reader.checks import check_text
-from engine.vault import Transaction, queries
+from engine.vault import Transaction, audit_log, queries
 from engine.vault.audit import AuditRow
 from engine.vault.connection import Connection
 from engine.vault.rows import Record
@@ -337,13 +337,15 @@ def audit(
     owner = caller.principal.owner
     with parts.vault.reading() as connection:
         cubes = (
-            None if owner else [name for name in queries.audited_cubes(connection) if _administers(parts, caller, name)]
+            None
+            if owner
+            else [name for name in audit_log.audited_cubes(connection) if _administers(parts, caller, name)]
         )
         if cube is not None:
             if not owner and cube not in (cubes or ()):
                 require(caller.principal, readable_cubes(parts, [cube], caller)[0], Action.ADMIN)
             cubes = [cube]
-        rows = list(queries.audit_rows(connection, since=since, limit=limit, cubes=cubes))
+        rows = list(audit_log.audit_rows(connection, since=since, limit=limit, cubes=cubes))
         hidden = set() if owner else _strangers(parts, connection, caller, rows)
     return tuple(_entry(row, owner, hidden) for row in rows)
 
@@ -393,4 +395,4 @@ def verify_audit(parts: Parts, caller: Caller) -> tuple[str, ...]:
     if not granted(caller.principal, EVERY_CUBE, Action.ADMIN):
         raise NotAllowed("checking the audit log is for the owner of the store")
     with parts.vault.reading() as connection:
-        return tuple(queries.audit_problems(connection))
+        return tuple(audit_log.audit_problems(connection))

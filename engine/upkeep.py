@@ -17,7 +17,7 @@ from engine.governance.policy import unused_for
 from engine.indexer import SAVE_AFTER_CHANGES
 from engine.lifecycle.states import Step, state_after
 from engine.parts import Parts
-from engine.vault import Transaction, backup_names, queries
+from engine.vault import Transaction, audit_log, backup_names, queries
 from engine.vault.backup import AUTOMATIC, backup_path
 from engine.vault.rows import known_time, stored_time
 from engine.vault.sealed_columns import unopened
@@ -159,7 +159,7 @@ def problems(parts: Parts) -> tuple[str, ...]:
 def _vault_problems(parts: Parts) -> list[str]:
     with parts.vault.reading() as connection:
         queries.read_everything(connection)
-        found = [*queries.audit_problems(connection), *unopened(connection)]
+        found = [*audit_log.audit_problems(connection), *unopened(connection)]
         for says, sql in _CHECKS:
             rows = connection.execute(sql).fetchall()
             found += [f"{says}: {row[0]}" for row in rows]

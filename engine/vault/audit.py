@@ -2,7 +2,7 @@
 
 Each row's hash covers the row and the hash before it (as in a transparency log, without the tree), so a row that is
 changed, removed or slipped in later breaks the chain at a place that can be named. The chain cannot tell that its end
-was cut off; `queries.cut_audit` can, by the vault's note of where it ends. Nobody signs the chain: who may write the
+was cut off; `audit_log.cut_audit` can, by the vault's note of where it ends. Nobody signs the chain: who may write the
 file, computes all hashes anew and changes that note as well is not found out.
 
 Rows hold ids, counts and reasons, never what a memory says: erasing a memory therefore leaves the chain whole.

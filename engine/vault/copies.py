@@ -11,7 +11,7 @@ import duckdb
 
 from engine.errors import Corrupt, NotFound
 from engine.settings import Settings
-from engine.vault import queries
+from engine.vault import audit_log
 from engine.vault.aes import AesSealer
 from engine.vault.connection import Connection
 from engine.vault.failures import what_lacks
@@ -33,7 +33,7 @@ def audit_problems_in(path: Path, settings: Settings) -> list[str]:
         with duckdb.connect(str(path), read_only=True) as connection:
             rows = connection.execute("SELECT value FROM meta WHERE key = ?", [SEALING]).fetchall()
             sealer: Sealer = AesSealer(unwrap(rows[0][0], settings)) if rows else UNSEALED
-            return queries.audit_problems(Connection(connection, sealer))
+            return audit_log.audit_problems(Connection(connection, sealer))
     except duckdb.Error as error:
         lacking = what_lacks(error)
         if lacking is not None:

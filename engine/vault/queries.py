@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from cubes import Lineage, MemCube, Memory, Relation, Sensitivity
-from engine.errors import Corrupt
-from engine.vault.audit import AUDIT_COLUMNS, AUDIT_CUT, AUDIT_HEAD, AuditRow, audit_row_of, broken_links
+from engine.vault.audit import AUDIT_COLUMNS, AuditRow, audit_row_of
 from engine.vault.connection import Connection
 from engine.vault.rows import Record, cube_of, known_time, lineage_of, record_of, stored_time, usage_of
 from engine.vault.schema import CUBE_COLUMNS, MEMORY_COLUMNS
@@ -257,80 +256,12 @@ def vectors(connection: Connection, embedder: str, ids: Sequence[str]) -> dict[s
     return {id: opened(stored, f"{id}:{embedder}") for id, stored in rows}
 
 
-def audit_rows(
-    connection: Connection, *, since: int = 0, limit: int | None = None, cubes: Sequence[str] | None = None
-) -> Iterator[AuditRow]:
-    """The rows after `since`, in order; of these cubes, or of all."""
-    where, which = ("", []) if cubes is None else (" AND cube IN (SELECT unnest(?::VARCHAR[]))", [list(cubes)])
-    sql = f"SELECT {', '.join(AUDIT_COLUMNS)} FROM audit WHERE seq > ?{where} ORDER BY seq"
-    if limit is not None:
-        sql += f" LIMIT {int(limit)}"
-    for row in connection.execute(sql, [since, *which]).fetchall():
-        yield audit_row_of(row, connection.sealer)[0]
-
-
-def audited_cubes(connection: Connection) -> list[str]:
-    """The cubes that the audit log is about, those that are gone too."""
-    return [row[0] for row in connection.execute("SELECT DISTINCT cube FROM audit WHERE cube <> ''").fetchall()]
-
-
-def audit_problems(connection: Connection) -> list[str]:
-    """What is wrong with the audit log: rows that were changed, removed, slipped in, moved or cut off; where."""
-    rows = connection.execute(f"SELECT {', '.join(AUDIT_COLUMNS)} FROM audit ORDER BY seq").fetchall()
-    return [*broken_links(rows, connection.sealer), *cut_audit(connection)]
-
-
 def audited(connection: Connection, action: str) -> list[AuditRow]:
     """The audit rows of one action, oldest first."""
     rows = connection.execute(
         f"SELECT {', '.join(AUDIT_COLUMNS)} FROM audit WHERE action = ? ORDER BY seq", [action]
     ).fetchall()
     return [audit_row_of(row, connection.sealer)[0] for row in rows]
-
-
-def cut_audit(connection: Connection) -> list[str]:
-    """Whether rows were cut off the end of the audit log: it must end where the vault last noted that it does.
-
-    What was found cut when the vault was opened stays told, though rows have been written behind the cut since.
-    """
-    row = connection.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
-    noted = connection.execute("SELECT value FROM meta WHERE key = ?", [AUDIT_HEAD]).fetchone()
-    known = connection.execute("SELECT value FROM meta WHERE key = ?", [AUDIT_CUT]).fetchone()
-    before: list[str] = [] if known is None else json.loads(known[0])
-    last = int(row[0]) if row else 0
-    changed = connection.execute(_LAST_REVISION).fetchone()
-    if changed is not None and (changed[0] or 0) > last:
-        return [*before, f"audit rows {last + 1} to {changed[0]} are missing: the vault holds what changed under them"]
-    if noted is None:
-        return before  # nothing was written since the vault began to note it
-    try:
-        expected = json.loads(connection.sealer.read_text(noted[0], AUDIT_HEAD))
-    except (Corrupt, ValueError):
-        return [*before, "the vault's note of where the audit log ends was changed"]
-    if last < expected["seq"]:
-        return [*before, f"audit rows {last + 1} to {expected['seq']} are missing: the log ends too early"]
-    try:
-        found = "" if row is None else connection.sealer.read_text(row[1], f"audit:{last}:hash")
-    except Corrupt:
-        found = ""
-    if last > expected["seq"] or found != expected["hash"]:
-        return [
-            *before,
-            f"the audit log ends at row {last} with another hash than the vault noted for row {expected['seq']}",
-        ]
-    return before
-
-
-def note_cut_audit(connection: Connection) -> None:
-    """Note, when the vault is opened, that the audit log was cut: the next change would note a new end over it."""
-    found = cut_audit(connection)
-    if found:
-        noted = json.dumps(list(dict.fromkeys(found)))
-        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [AUDIT_CUT, noted])
-
-
-_REVISED = ("memories", "versions", "tombstones", "cubes", "cube_versions", "snapshots", "artifacts")
-_LAST_REVISION = f"SELECT max(revision) FROM ({' UNION ALL '.join(f'SELECT revision FROM {t}' for t in _REVISED)})"
 
 
 def lacking_vectors(connection: Connection, embedder: str, limit: int) -> list[Record]:

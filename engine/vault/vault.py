@@ -32,7 +32,7 @@ from engine.errors import Busy, Corrupt, MemosError, Unavailable
 from engine.files import sync_folder
 from engine.operations import Caller
 from engine.settings import Settings
-from engine.vault import queries
+from engine.vault import audit_log, queries
 from engine.vault.aes import AesSealer
 from engine.vault.artifacts import needed
 from engine.vault.backup import (
@@ -112,7 +112,7 @@ class MemVault:
             self._key = bytes.fromhex(self.sealer.read_text(self._meta("key"), KEY_PLACE))
             self.store_id = self._meta("store")
             self.incarnation = self._meta("incarnation")  # another one after each restored backup
-            queries.note_cut_audit(Connection(self._connection, self.sealer))
+            audit_log.note_cut_audit(Connection(self._connection, self.sealer))
             self._writer = Writer(
                 lambda: Connection(self._connection, self.sealer), self._head(), clock, self._committed
             )

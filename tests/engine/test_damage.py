@@ -14,7 +14,7 @@ import pytest
 from engine.errors import Corrupt
 from engine.memos import MemOS, restore_backup
 from engine.settings import Settings
-from engine.vault import queries
+from engine.vault import audit_log
 from engine.vault.connection import Connection
 from engine.vault.sealing import UNSEALED
 from tests.conftest import START, HandClock
@@ -225,21 +225,21 @@ def test_tampering_with_the_audit_log_is_found_and_located(copied: Settings, sql
 
 def test_an_audit_log_whose_end_was_cut_off_is_found(copied: Settings) -> None:
     with opened(copied) as memos, memos._parts.vault.reading() as connection:
-        assert queries.cut_audit(connection) == []
+        assert audit_log.cut_audit(connection) == []
         (last,) = memos._parts.vault.rows("SELECT max(revision) FROM memories")[0]
     with duckdb.connect(str(copied.database)) as raw:
         connection = Connection(raw, UNSEALED)
         raw.execute("DELETE FROM audit WHERE seq >= ?", [last])
-        (problem,) = queries.cut_audit(connection)
+        (problem,) = audit_log.cut_audit(connection)
         assert problem.startswith(f"audit rows {last} to ")
         raw.execute("DELETE FROM audit")
-        (problem,) = queries.cut_audit(connection)
+        (problem,) = audit_log.cut_audit(connection)
         assert problem.startswith("audit rows 1 to ")
 
 
 def test_an_empty_store_lacks_no_audit_row(settings: Settings) -> None:
     with opened(settings) as memos, memos._parts.vault.reading() as connection:
-        assert queries.cut_audit(connection) == []
+        assert audit_log.cut_audit(connection) == []
 
 
 def test_memories_that_were_taken_out_by_hand_are_found(copied: Settings) -> None:
