@@ -8,11 +8,12 @@ shown.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -38,7 +39,7 @@ class Place:
     root: str  # what comes before `/bundles`, as the file system takes it
     shown: str
     user: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
 
     @property
     def remote(self) -> bool:
@@ -63,7 +64,7 @@ def place_of(url: str) -> Place:
             raise Invalid("that is neither a folder nor a URL of a shelf: give a path, s3://…, or https://…")
         return _folder(url)
     kind = SCHEMES.get(found[1].lower())
-    if kind is None or "::" in url or _CONTROL.search(url):
+    if kind is None or "::" in url.partition("]")[2] + url.partition("[")[0] or _CONTROL.search(url):
         raise Invalid(f"a shelf is a folder, s3://…, or http(s)://…: {found[1]} URLs and chained ones are none")
     try:
         parts = urlsplit(url)
@@ -136,9 +137,12 @@ def open_place(place: Place) -> Any:
 def _client(place: Place) -> dict[str, Any]:
     import aiohttp
 
+    headers = {}
+    if place.user is not None:
+        said = base64.b64encode(f"{place.user}:{place.password or ''}".encode()).decode()
+        headers["Authorization"] = f"Basic {said}"  # aiohttp leaves it out where it is sent on to another host
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-    auth = None if place.user is None else aiohttp.BasicAuth(place.user, place.password or "")
-    return {"timeout": timeout, "auth": auth, "trust_env": True}
+    return {"timeout": timeout, "headers": headers, "trust_env": True}
 
 
 def _failures(place: Place) -> tuple[type[Exception], ...]:
@@ -165,14 +169,21 @@ def reaching(place: Place, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no {what} at {place.shown}") from error
     except _failures(place) as error:
-        status = getattr(error, "status", None)
-        if isinstance(error, PermissionError) or status in (401, 403):
+        told = _told(error) if place.kind == HTTP else error
+        status = getattr(told, "status", None)
+        if status == 404 or (status is None and isinstance(told, FileNotFoundError)):
+            raise NotFound(f"there is no {what} at {place.shown}") from error
+        if status in (401, 403) or isinstance(told, PermissionError):
             raise NotAllowed(f"{place.shown} does not let you at its {what}: check its rights, or your keys") from error
-        why = f"it answered {status}" if status else _why(error)
+        why = f"it answered {status}" if status else _why(told)
         raise Unavailable(f"{place.shown} cannot be used: {why}; try again, or check the address") from error
+
+
+def _told(error: Exception) -> Exception:
+    """What really failed: fsspec says of a web server that does not answer that it lacks the file."""
+    cause = error.__cause__
+    return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
 
 
 def _why(error: Exception) -> str:
