@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from engine.errors import Corrupt
 from engine.vault.audit import AUDIT_COLUMNS, AUDIT_CUT, AUDIT_HEAD, AuditRow, audit_row_of, broken_links
@@ -61,7 +62,8 @@ def _wrong_end(connection: Connection) -> Iterator[str]:
     noted = connection.execute("SELECT value FROM meta WHERE key = ?", [AUDIT_HEAD]).fetchone()
     revised = connection.execute(_LAST_REVISION).fetchone()
     last, changed = int(row[0]) if row else 0, int(revised[0] or 0) if revised else 0
-    seal, expected = connection.sealer, {"seq": 0, "hash": ""}
+    seal = connection.sealer
+    expected: dict[str, Any] = {"seq": 0, "hash": ""}
     try:
         if noted is not None:  # else nothing was written since the vault began to note it
             expected = json.loads(seal.read_text(noted[0], AUDIT_HEAD))
