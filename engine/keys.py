@@ -73,7 +73,7 @@ def create_keys(settings: Settings) -> OwnKeys:
     folder = _folder(settings, make=True)
     missing = [name for name in (SIGNING, IDENTITY) if not (folder / name).exists()]
     if not missing:
-        raise Conflict(f"{folder} holds keys already: `memos-mcp cube key show` shows them; move them away to make others")
+        raise Conflict(f"{folder} holds keys already: `memos-mcp cube key show` shows them; to make others, move them")
     with refusing():
         if SIGNING in missing:
             create_signing_key(folder / SIGNING)

@@ -147,15 +147,15 @@ FUSE = Tool(
     name="fuse",
     title="Fuse",
     description=(
-        "Make one memory of several that say overlapping things, in your own words (content) or as a deterministic "
-        "union, newest first, differences listed. Or one cube of several (cubes, into). Parents stay as merged, "
+        "Make one memory of several that overlap, in your own words (content) or as a union, newest first, "
+        "differences listed. Or one cube of several (cubes, into). Parents stay as merged, "
         "undoable. With cube alone it proposes groups worth fusing and changes nothing."
     ),
     input_model=FuseArguments,
     input_schema=takes(
         ids=about(STRINGS, minItems=MIN_PARENTS, maxItems=MAX_PARENTS),
         content=about(STRING, "What the fused memory says"),
-        cubes=about(STRINGS, minItems=MIN_CUBES, maxItems=MAX_CUBES),
+        cubes=STRINGS,
         into=about(STRING, "With cubes: the cube to make"),
         cube=about(STRING, "Propose groups in this cube"),
         dry_run=about(BOOLEAN, "Only say what would happen"),
