@@ -71,6 +71,11 @@ def prepare(parts: Parts, cube: str, drafts: Sequence[Draft], seen: frozenset[Se
     return prepared
 
 
+def uncompared(parts: Parts, drafts: Sequence[Draft]) -> list[Prepared]:
+    """Only what is told by the words as they stand."""
+    return [Prepared(draft, _key(parts, draft), {}, {}) for draft in drafts]
+
+
 def _beside(drafts: Sequence[Draft]) -> Iterator[list[int]]:
     """For each draft the numbers of the claims before it that share most words with it: no index has these yet."""
     having: defaultdict[str, list[int]] = defaultdict(list)

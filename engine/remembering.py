@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cubes import Action, Descriptive, Governance, Kind, Lineage, MemCube, Memory, Origin, Relation, Sensitivity, State
-from engine.comparing import Prepared, is_claim, prepare
+from engine.comparing import Prepared, is_claim, prepare, uncompared
 from engine.governance.access import EVERYTHING, clearance, require_clearance, stricter
 from engine.lifecycle.states import LIVE, Step, is_expired, state_after
 from engine.operations import (
@@ -110,6 +110,13 @@ def foresee(parts: Parts, request: Remember, drafts: Sequence[Draft], caller: Ca
         return _Store(parts, request, transaction, prepared, (), parts.vault.revision).decide()
 
 
+def known(parts: Parts, request: Remember, drafts: Sequence[Draft], caller: Caller) -> list[bool]:
+    """Which of these drafts, none of them a piece, are here word for word already, and would change nothing."""
+    with parts.vault.reading() as connection:
+        transaction = Transaction(connection, copy(parts.vault.head), parts.clock.now(), caller)
+        return _Store(parts, request, transaction, uncompared(parts, drafts), (), parts.vault.revision).known_already()
+
+
 def _recalled(parts: Parts, request: Remember, caller: Caller) -> Callable[[str, str], bool]:
     """Which blocks in the request are memories of this cube as recall gives them out, word for word."""
     texts = [request.content] if request.content is not None else [turn.content for turn in request.messages]
@@ -188,6 +195,12 @@ class _Store:
         going = [record.memory for record in self.superseded if record.memory.cube == self.request.cube]
         require_room(self.transaction, self.request.cube, [record.memory for _, record in self.new], going)
         return stored
+
+    def known_already(self) -> list[bool]:
+        self._look_at_the_cube()
+        self._look_up()
+        answers = [self._duplicate(number, item) for number, item in enumerate(self.prepared)]
+        return [answer is not None and answer.id not in self.renewed for answer in answers]
 
     def _look_at_the_cube(self) -> None:
         caller, now = self.transaction.caller.principal, self.transaction.now

@@ -28,7 +28,7 @@ from engine.parts import (
     writable_cube,
 )
 from engine.reader import Draft
-from engine.remembering import drafts_of, foresee, store
+from engine.remembering import drafts_of, foresee, known, store
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record, row_of, stored_time
 from engine.vault.schema import MEMORY_COLUMNS
@@ -191,6 +191,7 @@ class _Taking:
     def _remember(self, cube: str, told: Sequence[tuple[int, list[Draft]]]) -> None:
         """Store the drafts of many records together; where that is refused, one by one, to know which it is."""
         try:
+            told = self._news(cube, told)
             stored = iter(self._stored(cube, [drafts for _, drafts in told]))
         except (Busy, Corrupt, Unavailable):
             raise  # it is not the records' fault
@@ -212,7 +213,26 @@ class _Taking:
             kinds[drafts[0].kind.value] += 1
         self.report.kinds = dict(kinds)
 
+    def _news(self, cube: str, told: Sequence[tuple[int, list[Draft]]]) -> Sequence[tuple[int, list[Draft]]]:
+        """Without what is known word for word, which needs neither embedding nor comparing.
+
+        Of a conversation that goes on, the known turns stay: the new ones are linked to them.
+        """
+        already = known(self.parts, Remember(cube=cube), [drafts[0] for _, drafts in told], self.caller)
+        going_on = {drafts[0].session for (_, drafts), is_known in zip(told, already, strict=True) if not is_known} - {
+            None
+        }
+        news = [
+            (number, drafts)
+            for (number, drafts), is_known in zip(told, already, strict=True)
+            if not is_known or drafts[0].session in going_on
+        ]
+        self.report.duplicates += len(told) - len(news)
+        return news
+
     def _stored(self, cube: str, told: Sequence[Sequence[Draft]]) -> Sequence[Stored]:
+        if not told:
+            return ()
         drafts: list[Draft] = []
         for one in told:
             start = len(drafts)
