@@ -141,10 +141,10 @@ FORGET = Tool(
     input_schema=takes(
         ids=STRINGS,
         query=STRING,
-        cube=about(STRING, "Look for query here only"),
+        cube=STRING,
         confirm=about(STRING, f"Token of a preview, valid {CONFIRM_MINUTES} minutes"),
         mode=about({**STRING, "enum": ["archive", "erase"]}, default="archive"),
-        reason=about(STRING, "For the audit log"),
+        reason=STRING,
     ),
     output_schema=gives(
         forgotten=listing(gives(id=STRING, mode=STRING)),

@@ -158,7 +158,7 @@ FUSE = Tool(
         cubes=STRINGS,
         into=about(STRING, "With cubes: the cube to make"),
         cube=about(STRING, "Propose groups in this cube"),
-        dry_run=about(BOOLEAN, "Only say what would happen"),
+        dry_run=BOOLEAN,
     ),
     output_schema=gives(
         fused=MAYBE_OBJECT,

@@ -165,7 +165,7 @@ RECALL = Tool(
         kinds=listing({**STRING, "enum": list(KINDS)}),
         tags=STRINGS,
         after=about(STRING, "Happened at or after (ISO date)"),
-        before=about(STRING, "Happened before"),
+        before=STRING,
         as_of=about(STRING, "What was known then"),
         include_archived=BOOLEAN,
         response_format=about(
@@ -186,7 +186,7 @@ RECALL = Tool(
                 state=STRING,
             )
         ),
-        omitted=about(INTEGER, "Over the budget"),
+        omitted=INTEGER,
         degraded=MAYBE_STRING,
         nothing_relevant=BOOLEAN,
     ),

@@ -130,7 +130,7 @@ REMEMBER = Tool(
         kind={**STRING, "enum": list(KINDS)},
         tags=STRINGS,
         occurred_at=about(STRING, "When it happened, ISO; 'yesterday' in the text counts from it"),
-        expires_in_days=about({"type": "number"}, "Forget after", exclusiveMinimum=0),
+        expires_in_days=about({"type": "number"}, exclusiveMinimum=0),
         source=about(STRING, "URL, file or conversation id"),
         supersedes=about(STRINGS, "Ids that this replaces"),
         sensitivity={**STRING, "enum": [level.value for level in Sensitivity]},
