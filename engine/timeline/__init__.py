@@ -3,7 +3,7 @@
 from engine.timeline.differences import diff_cube, diff_versions
 from engine.timeline.moments import cube_history, drop_snapshot, memories_as_of, snapshot, snapshots
 from engine.timeline.retention import retain
-from engine.timeline.rollback import rollback
+from engine.timeline.rolling_back import rollback
 
 __all__ = [
     "cube_history",
