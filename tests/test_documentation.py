@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from memos_mcp.commands.arguments import COMMANDS, parser
 from memos_mcp.commands.command import Command
 from memos_mcp.version import VERSION
+from tests.memos_mcp.processes import LONG_S, daemon_gone_after, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("client_examples/*.md")])
@@ -38,6 +41,48 @@ def test_a_shown_command_is_one_that_there_is(command: str) -> None:
         parser().parse_args([word for word in words if word])
     except SystemExit as end:  # argparse's way to say that it does not know it
         pytest.fail(f"{command}: exit code {end.code}")
+
+
+NEEDS_MORE = {  # what a shown command needs that a test does not have
+    "serve": "runs until somebody ends it",
+    "encrypt --keyring": "the platform's keyring",
+}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_commands_in_a_document_s_blocks_work_in_their_order(document: Path, tmp_path: Path) -> None:
+    commands = re.findall(r"^\$ memos-mcp (.+)$", document.read_text("utf-8"), re.MULTILINE)
+    if not commands:
+        return
+    for folder in ("media/disk", "srv/shelf", "here"):
+        (tmp_path / folder).mkdir(parents=True)
+    key = tmp_path / "memories.key"
+    key.write_text("a passphrase of a few words\n", "utf-8")
+    key.chmod(0o600)
+    with daemon_gone_after(tmp_path / "data") as data:
+        env = {**environment(data), "HOME": str(tmp_path)}
+
+        def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "memos_mcp", *words],
+                cwd=tmp_path / "here",
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=LONG_S,
+                check=False,
+            )
+
+        for cube in ("default", "handbook", "work", "private"):
+            made = run(["remember", f"What {cube} is about stands here.", "--cube", cube])
+            assert made.returncode == 0, made.stderr
+        for command in commands:
+            if any(command.startswith(words) for words in NEEDS_MORE):
+                continue
+            for place in ("/media/disk", "/srv/shelf", "~/memories.key"):
+                command = command.replace(place, f"{tmp_path}/{place.lstrip('~/')}")
+            done = run(shlex.split(command))
+            assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
 def test_every_command_is_in_the_readme() -> None:
