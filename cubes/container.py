@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from cubes.errors import DamagedBundle, TooLargeBundle
+from cubes.errors import DamagedBundle, TooLargeBundle, UnusableFile
 
 CHUNK_BYTES = 1 << 20
 MAX_NAME_BYTES = 128  # the longest name of the format has 87
@@ -123,11 +123,18 @@ def file_bytes(file: BinaryIO) -> int:
 
 
 def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
-    """`count` bytes from there, less where the file ends."""
-    file.seek(offset)
-    found = file.read(count)
-    while len(found) < count and (more := file.read(count - len(found))):
-        found += more
+    """`count` bytes from there, less where the file ends.
+
+    Raises:
+        UnusableFile: the file cannot be read.
+    """
+    try:
+        file.seek(offset)
+        found = file.read(count)
+        while len(found) < count and (more := file.read(count - len(found))):
+            found += more
+    except OSError as error:
+        raise UnusableFile(f"it cannot be read: {error.strerror}") from error
     return found
 
 

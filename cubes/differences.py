@@ -60,13 +60,15 @@ class BundleDiff:
     changed: tuple[MemoryChange, ...]
 
 
-def diff(before: Bundle, after: Bundle, progress: Progress = silent) -> BundleDiff:
-    """What differs. `progress` counts memories.
+def diff(
+    before: Bundle, after: Bundle, progress: Progress = silent, *, max_value_bytes: int = MAX_VALUE_BYTES
+) -> BundleDiff:
+    """What differs. `progress` counts memories; `max_value_bytes` of values that differ are kept.
 
     Raises:
         DamagedBundle, MalformedCube, TooLargeBundle: one of them is not whole; the message names it.
     """
-    budget = _Budget(MAX_VALUE_BYTES)
+    budget = _Budget(max_value_bytes)
     header = _changes(_header(before), _header(after), budget)
     total = before.manifest.counts.memories + after.manifest.counts.memories
     index = _Index(before, lambda done: progress(done, total, "comparing"))

@@ -18,10 +18,11 @@ from typing import BinaryIO
 import pyrage
 
 from cubes.container import CHUNK_BYTES, Entry, Layout, chunks_of, file_chunks, read_at, read_first, read_header
-from cubes.errors import DamagedBundle, WrongKey
+from cubes.errors import DamagedBundle, UnusableFile, WrongKey
 from cubes.limits import MAX_AGE_HEADER_BYTES, MAX_IDENTITY_BYTES, MAX_RECIPIENTS
 from cubes.passphrase import lock, unlock
 from cubes.private import read_private, write_private
+from cubes.target import write_all
 
 AGE_START = b"age-encryption.org/v1\n"
 ARMOR_START = b"-----BEGIN AGE"
@@ -224,7 +225,7 @@ class _Target(io.RawIOBase):
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]
         try:
-            self._out.write(data)
+            write_all(self._out, data, "a scratch file")
         except BaseException as error:
             self.failure = error
             raise
@@ -249,7 +250,7 @@ class _Region(io.RawIOBase):
         count = min(len(buffer), self._end - self._at)
         try:
             found = read_at(self._file, self._at, count)
-        except OSError as error:
+        except UnusableFile as error:
             self.failure = error
             raise
         buffer[: len(found)] = found

@@ -24,7 +24,7 @@ from cubes.manifest import MANIFEST, SIGNATURE, ArtifactHeader, EmbedderHeader, 
 from cubes.records import PackedMemory
 from cubes.shards import Tally, cut
 from cubes.signing import PublicKey, SigningKey
-from cubes.target import WrittenFile, check_target, scratch, write_target
+from cubes.target import WrittenFile, check_target, scratch, write_all, write_target
 from cubes.tensors import blob_header_bytes, check_blob
 
 Progress = Callable[[float, float | None, str], None]
@@ -93,7 +93,7 @@ def write_bundle(
     check_recipients(recipients)
     check_target(path, replace)
     with scratch(path.parent) as file:
-        spool = _Spool(file)
+        spool = _Spool(file, path)
         manifest = _spooled(spool, header, memories, embedder, artifacts, redacted, progress)
         raw = manifests.to_bytes(manifest)
         signed = None if signing_key is None else signing_key.sign(raw)
@@ -170,16 +170,16 @@ def _write(path: Path, chunks: Iterator[bytes], seal: _Seal, replace: bool) -> W
 class _Spool:
     """The members, one after another in a scratch file."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self.members: list[Member] = []
         self.names: set[str] = set()
         self.bytes = 0
-        self._file = file
+        self._file, self._path = file, path
 
     def add(self, name: str, chunks: Iterable[bytes]) -> Member:
         hashed, crc32, size = hashlib.sha256(), 0, 0
         for chunk in chunks:
-            self._file.write(chunk)
+            write_all(self._file, chunk, self._path)
             hashed.update(chunk)
             crc32 = zlib.crc32(chunk, crc32)
             size += len(chunk)

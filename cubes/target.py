@@ -6,8 +6,10 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -25,7 +27,17 @@ class WrittenFile:
 def scratch(folder: Path | None) -> BinaryIO:
     """A private file without a name: it is gone when it is closed, or the process ends in whatever way."""
     usable = folder if folder is not None and os.access(folder, os.W_OK) else None
-    return cast(BinaryIO, tempfile.TemporaryFile(dir=usable))
+    with writing(folder or Path(tempfile.gettempdir())):
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=usable, buffering=0))
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn what the system says against writing into `UnusableFile`."""
+    try:
+        yield
+    except OSError as error:
+        raise UnusableFile(f"{path} cannot be written: {error.strerror}") from error
 
 
 def check_target(path: Path, replace: bool) -> None:
@@ -50,23 +62,30 @@ def write_target(path: Path, chunks: Iterable[bytes], replace: bool) -> WrittenF
     """
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}{PARTIAL}")
     hashed, size = hashlib.sha256(), 0
-    try:
+    with writing(path):
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-    except OSError as error:
-        raise UnusableFile(f"{path} cannot be written: {error.strerror}") from error
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
             for chunk in chunks:
-                file.write(chunk)
+                write_all(file, chunk, path)
                 hashed.update(chunk)
                 size += len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        _publish(partial, path, replace)
+            with writing(path):
+                os.fsync(file.fileno())
+        with writing(path):
+            _publish(partial, path, replace)
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
     return WrittenFile(size, f"sha256:{hashed.hexdigest()}")
+
+
+def write_all(file: RawIOBase | BinaryIO, chunk: bytes, path: Path | str) -> None:
+    """Write all of the chunk to a file for `path`. Raises `UnusableFile`, as where the disk is full."""
+    rest = memoryview(chunk)
+    with writing(path):
+        while rest:
+            rest = rest[file.write(rest) or 0 :]
 
 
 def _publish(partial: Path, path: Path, replace: bool) -> None:

@@ -26,7 +26,7 @@ from cubes.signing import SigningKey
 from tests.cubes.bundles import EMBEDDER, TEST_KEY, artifact, cube, memory, packed_again, rich_bundle
 from tests.cubes.forging import Parts, canonical, put_together, taken_apart
 
-MUTATIONS = int(os.environ.get("MEMCUBE_MUTATIONS", "600"))
+MUTATIONS = int(os.environ.get("MEMCUBE_MUTATIONS", "320"))
 STRIDE = int(os.environ.get("MEMCUBE_STRIDE", "211"))
 MAX_BYTES = 64 << 20  # that reading a small file may take, whatever it claims to be
 WEIRD: tuple[Any, ...] = (
