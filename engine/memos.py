@@ -278,10 +278,14 @@ class MemOS:
         dry_run: bool = False,
         progress: Progress = silent,
     ) -> RolledBack:
-        """Make a cube say again what it said at a moment. See `engine.timeline.rollback`."""
+        """Make a cube say again what it said at a moment. See `engine.timeline.rolling_back`."""
         done = timeline.rollback(self._parts, cube, to, caller, reason, dry_run, progress)
         self._work.set()  # vectors that could not be made beforehand
         return done
+
+    def answered_rollback(self, cube: str, to: str, caller: Caller, reason: str | None = None) -> RolledBack | None:
+        """The recorded answer where the caller's operation carried out this very rollback already."""
+        return timeline.answered_rollback(self._parts, cube, to, caller, reason)
 
     def cube_history(self, cube: str, caller: Caller) -> tuple[CubeVersion, ...]:
         """Every version of a cube's header, oldest first."""

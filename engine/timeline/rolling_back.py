@@ -84,6 +84,11 @@ def rollback(
     return once(parts, caller, request, job, _dump, _load)
 
 
+def answered_rollback(parts: Parts, cube: str, to: str, caller: Caller, reason: str | None) -> RolledBack | None:
+    """The recorded answer where the caller's operation carried out this very rollback already."""
+    return answered(parts, caller, _Request(cube, to, reason), _load)
+
+
 def _require(connection: Connection, name: str, caller: Caller) -> MemCube:
     cube = queries.cube(connection, name)
     if cube is None:

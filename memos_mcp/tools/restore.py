@@ -87,6 +87,10 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
         return {"restored": render.whole(memory), "rollback": None, "confirm": None}
     assert asked.cube is not None
     assert asked.to is not None
+    if asked.confirm is not None:
+        done = memos.answered_rollback(asked.cube, asked.to, caller, asked.reason)
+        if done is not None:  # this call was sent again: it has changed what its token stands for
+            return {"restored": None, "rollback": {**render_cubes.rolled_back(done), "done": True}, "confirm": None}
     preview = memos.rollback(asked.cube, asked.to, caller, dry_run=True, progress=progress)
     if asked.confirm is None:
         changes = preview.restored or preview.archived or preview.expired or preview.unfused

@@ -125,6 +125,24 @@ async def test_a_token_does_nothing_once_the_cube_has_changed_or_its_time_is_ove
         assert await contents(client, "skating") == ["Skating is allowed again."]
 
 
+async def test_a_rollback_that_is_sent_again_gets_the_answer_that_it_had(memos: MemOS, era: Era) -> None:
+    again = {"io.memos/operation": "op-1"}
+    async with connected_to(memos, BOTH, era) as client:
+        await remember(client, "The pond is deep.")
+        await call(client, "snapshot", cube="default", name="summer")
+        await remember(client, "The pond was drained.")
+        token = (await call(client, "restore", cube="default", to="summer")).structured_content["confirm"]
+        arguments = {"cube": "default", "to": "summer", "confirm": token}
+        first = await client.call_tool("restore", arguments, meta=again)
+        second = await client.call_tool("restore", arguments, meta=again)
+        snapshots = (await call(client, "snapshot", cube="default")).structured_content["snapshots"]
+    assert isinstance(first, types.CallToolResult)
+    assert isinstance(second, types.CallToolResult)
+    assert not second.is_error, text_of(second)
+    assert first.structured_content == second.structured_content
+    assert len(snapshots) == 2
+
+
 async def test_a_dry_run_gives_no_token(memos: MemOS, era: Era) -> None:
     async with connected_to(memos, BOTH, era) as client:
         await remember(client, "The fair is in June.")
