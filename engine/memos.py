@@ -20,9 +20,11 @@ from typing import Any, Self
 from cubes import Action, MemCube, Memory, Relation
 from engine import (
     cube_fusing,
+    dumper,
     forgetting,
     fusing,
     governing,
+    loader,
     recalling,
     remembering,
     removing,
@@ -34,14 +36,20 @@ from engine import history as versions
 from engine import provenance as tracing
 from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
 from engine.cube_operations import (
+    Artifact,
     AuditEntry,
     Changed,
     CubeDiff,
+    CubeFile,
     CubeVersion,
     FuseCubes,
     FusedCubes,
     Govern,
+    Install,
+    Installed,
     Mount,
+    Pack,
+    Packed,
     RolledBack,
     SetCube,
     Share,
@@ -482,6 +490,27 @@ class MemOS:
         """What is mounted, and how each mount does."""
         return self._watcher.mounts(caller)
 
+    # --- bundles -------------------------------------------------------------------------------------------------
+
+    def pack(self, request: Pack, caller: Caller, progress: Progress = silent) -> Packed:
+        """Write a cube into one file. See `engine.dumper`."""
+        self._recalling.write_uses()
+        return dumper.pack(self._parts, request, caller, progress)
+
+    def install(self, request: Install, caller: Caller, progress: Progress = silent) -> Installed:
+        """Make a bundle a cube of this store, or bring a cube up to it. See `engine.loader`."""
+        installed = loader.install(self._parts, Path(request.source), request, caller, progress)
+        self._work.set()  # its index is made, and vectors that it lacks
+        return installed
+
+    def inspect(self, path: Path, passphrase_file: Path | None = None) -> CubeFile:
+        """What a bundle says of itself. See `engine.loader`."""
+        return loader.inspect(self._parts.vault.settings, path, passphrase_file)
+
+    def artifacts(self, cube: str, caller: Caller) -> tuple[Artifact, ...]:
+        """What was derived from memories of a cube. See `engine.loader`."""
+        return loader.listed(self._parts, cube, caller)
+
     # --- events and background ---------------------------------------------------------------------------------
 
     def listen(self, listener: Listener) -> Callable[[], None]:
@@ -499,12 +528,9 @@ class MemOS:
     def _run_background(self) -> None:
         """Load the indexes, then keep vectors complete and uses written until the store closes."""
         stopped = self._stopping.is_set
-        first = True
         while not stopped():
             try:
-                if first:
-                    self._parts.indexes.load_all(stopped)
-                first = False
+                self._parts.indexes.load_all(stopped)  # also of cubes that were installed meanwhile
                 self._fill(lambda: stopped() or self._watcher.busy)
                 self._parts.indexes.tend()
                 self._recalling.write_uses()
