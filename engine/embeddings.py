@@ -78,6 +78,11 @@ class Embeddings:
         return old if fingerprint(old) == self._stored[0] else None
 
     @property
+    def stored(self) -> tuple[str, str, int] | None:
+        """Fingerprint, source and dimension of the vectors that the vault holds; None: it holds none yet."""
+        return self._stored
+
+    @property
     def active(self) -> str | None:
         """Fingerprint of the vectors that queries are compared with; None: there are none."""
         if self._stored is not None:
@@ -164,7 +169,21 @@ class Embeddings:
         """Store the vectors of `contents`; the first vectors of an empty vault make their embedder active."""
         for print_, vectors in found.items():
             transaction.embed(list(zip(ids, vectors, strict=True)), print_)
-        if self._stored is None and self.configured is not None and found:
+        if found:
+            self.claim(transaction)
+
+    @property
+    def wanted(self) -> str | None:
+        """Fingerprint of the configured embedder, if there is one."""
+        return None if self.configured is None else fingerprint(self.configured)
+
+    def no_vectors(self) -> Vectors:
+        """What the whole of a long text has: shape [0, dimension]."""
+        return np.zeros((0, self.dimension or 0), dtype=np.float32)
+
+    def claim(self, transaction: Transaction) -> None:
+        """Make the configured embedder the active one where no other is: its first vectors are stored."""
+        if self._stored is None and self.configured is not None:
             row = (fingerprint(self.configured), self._settings.embedder, self.configured.dimension)
             transaction.insert(
                 "embedders", ("fingerprint", "source", "dimension", "active"), [(*row, True)], replace_=True

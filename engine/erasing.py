@@ -7,6 +7,7 @@ in `engine.forgetting`, which also removes the copies that lie in files.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -150,7 +151,7 @@ class Erasure:
             erased=tuple(self.gone),
             digests=tuple(f"hmac-sha256:{vault.keyed(text).hex()}" for text in texts),
             removed=(),
-            out_of_reach=out_of_reach(self.parts) if transaction.caller.principal.owner else (),
+            out_of_reach=out_of_reach(self.parts, cubes) if transaction.caller.principal.owner else (),
         )
         revision = transaction.audit(
             "erase",
@@ -242,11 +243,15 @@ def _without(reason: str | None, texts: Iterable[str]) -> str | None:
     return reason
 
 
-def out_of_reach(parts: Parts) -> tuple[str, ...]:
-    """Copies that this program made and cannot rewrite: backups elsewhere, and damaged files that were kept aside."""
+def out_of_reach(parts: Parts, cubes: Iterable[str]) -> tuple[str, ...]:
+    """Copies that this program made and cannot rewrite: backups elsewhere, bundles of these cubes (those that they came
+    from, too), and damaged files that were kept aside.
+    """
     with parts.vault.reading() as connection:
         told = queries.audited(connection, "backup")
-    paths = [Path(row.detail.get("path", "")) for row in told]
+        for action in ("pack", "install", "upgrade"):
+            told += [row for row in queries.audited(connection, action) if row.cube in cubes]
+    paths = [Path(row.detail.get("path") or row.detail.get("source") or "") for row in told]
     folder = parts.vault.settings.damaged_folder
     kept = sorted(folder.iterdir()) if folder.is_dir() else []
-    return tuple(dict.fromkeys(str(path) for path in (*paths, *kept) if path.name and path.exists()))
+    return tuple(dict.fromkeys(str(path) for path in (*paths, *kept) if path.name and os.path.exists(path)))

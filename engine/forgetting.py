@@ -20,6 +20,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -36,6 +37,7 @@ from engine.operations import (
     Forget,
     ForgetResult,
     Forgotten,
+    Invalidated,
     Mode,
     Preview,
     Progress,
@@ -48,6 +50,7 @@ from engine.reader.checks import check_text
 from engine.recalling import Recalling
 from engine.text.words import stems
 from engine.vault import Transaction, backup_names, queries
+from engine.vault.artifacts import drop_derived
 from engine.vault.backup import AUTOMATIC, backup_path
 from engine.vault.rows import Record, known_time, stored_time
 
@@ -88,8 +91,9 @@ class Forgetting:
                 wanted, mode = _confirmed(transaction, request.confirm)
             records, missing = _readable(transaction, wanted)
             if mode is Mode.ARCHIVE:
-                return _archive(transaction, records, missing, request.reason), wanted
-            return Erasure(self._parts, transaction, records, missing, request.reason).run(), ()
+                return _invalidating(transaction, _archive(transaction, records, missing, request.reason)), wanted
+            erased = Erasure(self._parts, transaction, records, missing, request.reason).run()
+            return _invalidating(transaction, erased), ()
 
         progress(0, None, "forgetting")
         result = once(self._parts, caller, request, job, dump, load)
@@ -192,6 +196,12 @@ class Forgetting:
         )
 
 
+def _invalidating(transaction: Transaction, result: ForgetResult) -> ForgetResult:
+    """Drop what was derived from what is forgotten, and count it."""
+    dropped = drop_derived(transaction)
+    return replace(result, invalidated=Invalidated(kv=dropped.get("kv", 0), lora=dropped.get("lora", 0)))
+
+
 def _check(request: Forget) -> None:
     given = [bool(request.ids), request.query is not None, request.confirm is not None]
     if sum(given) != 1:
@@ -289,6 +299,7 @@ def _with_pieces(transaction: Transaction, records: Sequence[Record]) -> list[Re
 def dump(result: ForgetResult) -> dict[str, Any]:
     receipt = result.receipt
     return {
+        "invalidated": [result.invalidated.kv, result.invalidated.lora],
         "forgotten": [[item.id, item.mode.value] for item in result.forgotten],
         "not_found": list(result.not_found),
         "receipt": None
@@ -310,6 +321,7 @@ def load(plain: dict[str, Any]) -> ForgetResult:
     return ForgetResult(
         forgotten=tuple(Forgotten(id, Mode(mode)) for id, mode in plain["forgotten"]),
         not_found=tuple(plain["not_found"]),
+        invalidated=Invalidated(*plain.get("invalidated", ())),
         receipt=None
         if receipt is None
         else Receipt(

@@ -175,11 +175,16 @@ def set_policy(settings: Settings, policy: str) -> Trusted:
 
 def judge(settings: Settings) -> Trust:
     """The policy as something that judges bundles; this store's own key is known. Raises as `trusted`."""
-    known, own = trusted(settings), own_keys(settings).signing
-    names = ({} if own is None else {own: OWN_NAME}) | {key: name for name, key in known.keys}
-    if known.policy == "any":
+    policy, names = trusted(settings).policy, anyone(settings).keys
+    if policy == "any":
         return Anyone(names)
-    return Signed(names) if known.policy == "signed" else Known(names)
+    return Signed(names) if policy == "signed" else Known(names)
+
+
+def anyone(settings: Settings) -> Anyone:
+    """What accepts every bundle, whatever the policy is, and says which keys are known. For looking at it."""
+    own = own_keys(settings).signing
+    return Anyone(({} if own is None else {own: OWN_NAME}) | {key: name for name, key in trusted(settings).keys})
 
 
 def key_from(text: str) -> PublicKey:

@@ -23,7 +23,7 @@ _BY_MEMORY = (
     ("lineage", "derived"),
     ("lineage", "source"),
 )
-_BY_CUBE = (("artifacts", "cube"), ("snapshots", "cube"), ("memories", "cube"))
+_BY_CUBE = (("snapshots", "cube"), ("memories", "cube"))
 _BY_NAME = (("cube_versions", "name"), ("cubes", "name"))
 
 _FREED = """
@@ -60,6 +60,7 @@ def remove(
     for record in freed.values():
         if not record.memory.governance.frozen:
             transaction.move(record, state_after(record.memory, Step.RESTORE), "unfuse", revision)
+    _drop_artifacts(transaction, name)
     for table, column in _BY_MEMORY:
         transaction.execute(f"DELETE FROM {table} WHERE {column} IN (SELECT id FROM memories WHERE cube = ?)", [name])
     for table, column in (*_BY_CUBE, *_BY_NAME):
@@ -69,6 +70,15 @@ def remove(
     transaction.cubes_changed = True
     transaction.after(lambda: parts.indexes.drop(name))
     return int(count)
+
+
+def _drop_artifacts(transaction: Transaction, cube: str) -> None:
+    """Let the artifacts of the cube go, and those of other cubes that were derived from its memories."""
+    gone = transaction.rows("DELETE FROM artifacts WHERE cube = ? RETURNING digest", [cube])
+    transaction.unneeded.update(row[0] for row in gone)
+    if transaction.rows("SELECT 1 FROM artifacts LIMIT 1"):
+        ids = transaction.rows("SELECT id FROM memories WHERE cube = ?", [cube])
+        transaction.outdated.update({row[0]: 0 for row in ids})
 
 
 def _frozen(transaction: Transaction, cube: str) -> str | None:

@@ -73,7 +73,7 @@ def drop_derived(transaction: Transaction) -> Mapping[str, int]:
         return {}
     rows = transaction.rows(f"{_SELECT} WHERE {SHOWN}")
     found = [_row_of(row, transaction.connection) for row in rows]
-    stale = [row for row in found if any(id in changed for id, _ in row.sources)]
+    stale = [row for row in found if any(changed.get(id, version) != version for id, version in row.sources)]
     if stale:
         transaction.execute(
             "DELETE FROM artifacts WHERE id IN (SELECT unnest(?::VARCHAR[]))", [[row.id for row in stale]]

@@ -8,15 +8,17 @@ Knows nothing of what a blob is good for.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from engine.errors import Corrupt, Unavailable
 from engine.files import sync_folder
 from engine.settings import Settings
 from engine.vault.backup import PARTIAL
 from engine.vault.remains import place_of_blob, write_blob
-from engine.vault.sealing import Sealer
+from engine.vault.sealing import CHUNK_BYTES, Sealer
 
 DIGEST_PREFIX = "sha256:"
 
@@ -35,6 +37,8 @@ def keep_blob(settings: Settings, digest: str, chunks: Iterable[bytes], sealer: 
     """
     path = blob_path(settings, digest, sealer)
     if path.exists():
+        for _ in _checked(chunks, digest):
+            pass
         return
     try:
         write_blob(path, _checked(chunks, digest), sealer, place_of_blob(settings, path))
@@ -58,6 +62,32 @@ def read_blob(settings: Settings, digest: str, sealer: Sealer) -> Iterator[bytes
             f"the blob {path.name} cannot be read ({error.strerror}): what it was derived from is still there, "
             "build it again"
         ) from error
+
+
+def open_blob(settings: Settings, digest: str, sealer: Sealer) -> BinaryIO:
+    """As `read_blob`, as an open file."""
+    return cast(BinaryIO, io.BufferedReader(_Pieces(read_blob(settings, digest, sealer)), CHUNK_BYTES))
+
+
+class _Pieces(io.RawIOBase):
+    """Pieces of bytes as a file that is read once from front to back."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        while not self._rest:
+            try:
+                self._rest = next(self._pieces)
+            except StopIteration:
+                return 0
+        found = self._rest[: len(buffer)]
+        buffer[: len(found)] = found
+        self._rest = self._rest[len(found) :]
+        return len(found)
 
 
 def _checked(chunks: Iterable[bytes], digest: str) -> Iterator[bytes]:

@@ -10,18 +10,14 @@ Decides nothing about what is stored. What must stay true: staged rows are in no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cubes import Behavioural, Lineage
 from engine.vault.connection import Connection
-from engine.vault.rows import Record, row_of, stored_time
+from engine.vault.rows import row_of, stored_time
 from engine.vault.schema import MEMORY_COLUMNS
 
 if TYPE_CHECKING:
+    from engine.vault.ranges import FullRecord
     from engine.vault.transaction import Transaction
 
 PREFIX = "/"  # no cube's name has it
@@ -31,41 +27,34 @@ DISCARD_ROWS = 20_000  # memories that are discarded in one transaction
 _BY_MEMORY = (("embeddings", "id"), ("usage", "id"), ("lineage", "derived"), ("versions", "id"), ("memories", "id"))
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A memory with all that belongs to it: the present version, the earlier ones, and what stands beside them."""
-
-    record: Record
-    earlier: tuple[Record, ...] = ()
-    lineage: tuple[Lineage, ...] = ()
-    usage: Behavioural = field(default_factory=Behavioural)
-    vectors: NDArray[np.float32] | None = None
-
-
 def staged_name(token: str) -> str:
     """The name that staged rows have as their cube's."""
     return PREFIX + token
 
 
-def store(transaction: Transaction, incoming: Sequence[Incoming], embedder: str) -> None:
-    """Insert memories as they are, with their history. Nobody is told: the caller says when they count."""
+def store(transaction: Transaction, found: Sequence[FullRecord], embedder: str, *, replace_: bool = False) -> None:
+    """Insert memories as they are, with their history. Nobody is told: the caller says when they count.
+
+    `replace_`: in place of the present versions of the same ids.
+    """
     sealer = transaction.connection.sealer
-    earlier = [record for item in incoming for record in item.earlier]
-    transaction.insert("memories", MEMORY_COLUMNS, [row_of(item.record, sealer) for item in incoming])
+    earlier = [record for item in found for record in item.earlier]
+    present = [row_of(item.record, sealer) for item in found]
+    transaction.insert("memories", MEMORY_COLUMNS, present, replace_=replace_)
     transaction.insert("versions", MEMORY_COLUMNS, [row_of(record, sealer) for record in earlier])
-    keep_beside(transaction, incoming, embedder)
+    keep_beside(transaction, found, embedder)
 
 
-def keep_beside(transaction: Transaction, incoming: Sequence[Incoming], embedder: str) -> None:
+def keep_beside(transaction: Transaction, found: Sequence[FullRecord], embedder: str) -> None:
     """Insert what stands beside memories, or replace it: lineage as a file claims it, usage, vectors."""
-    transaction.link({item.record.memory.id: item.lineage for item in incoming if item.lineage}, imported=True)
+    transaction.link({item.record.memory.id: item.lineage for item in found if item.lineage}, imported=True)
     uses = [
         (item.record.memory.id, item.usage.access_count, stored_time(item.usage.last_access))
-        for item in incoming
+        for item in found
         if item.usage.last_access is not None
     ]
     transaction.insert("usage", ("id", "access_count", "last_access"), uses, replace_=True)
-    known = [(item.record.memory.id, item.vectors) for item in incoming if item.vectors is not None]
+    known = [(item.record.memory.id, item.vectors) for item in found if item.vectors is not None]
     transaction.embed(known, embedder, replace_=True)
 
 

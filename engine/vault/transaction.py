@@ -70,7 +70,7 @@ class Transaction:
     cubes_changed: bool = False
     cubes: dict[str, None] = field(default_factory=dict)  # what the audit rows are about, in order: these changed
     headers: dict[str, None] = field(default_factory=dict)  # cubes whose own header or snapshots changed
-    outdated: set[str] = field(default_factory=set)  # changed or erased: what was derived from them goes, too
+    outdated: dict[str, int] = field(default_factory=dict)  # changed, with the version now, or 0: gone or overwritten
     unneeded: set[str] = field(default_factory=set)  # digests of blobs that rows were removed of
     written: bool = False
     revision: int = 0  # the vault's revision once this job's changes are in it; set when the job has run
@@ -181,7 +181,7 @@ class Transaction:
             for record in records
         ]
         self.insert("tombstones", ("id", "label", "cube", "revision", "sensitivity"), rows)
-        self.outdated.update(ids)
+        self.outdated.update(dict.fromkeys(ids, 0))
         self.changes += [replace(_change(record), record=None) for record in records]
         return removed
 
@@ -204,7 +204,7 @@ class Transaction:
             " WHERE id IN (SELECT unnest(?::VARCHAR[]))",
             [[record.memory.id for record in records]],
         )
-        self.outdated.update(record.memory.id for record in records)
+        self.outdated.update({record.memory.id: record.memory.version for record in records})
         rows = [row_of(record, self.connection.sealer) for record in records]
         if len(rows) < BULK_ROWS:
             settings = ", ".join(f"{column} = ?" for column in MEMORY_COLUMNS[3:])
@@ -229,7 +229,7 @@ class Transaction:
     def overwrite(self, record: Record, revision: int) -> None:
         """Replace what one version of a memory says, without making a new one: its old words are erased."""
         memory = record.memory
-        self.outdated.add(memory.id)
+        self.outdated[memory.id] = 0
         sealed = self.connection.sealer.text
         told = [
             sealed(memory.content, place_of(memory, "content")),
