@@ -16,11 +16,12 @@ from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
 
 from cubes.canonical import json_bytes
-from cubes.errors import MalformedCube, TooLargeBundle
-from cubes.limits import MAX_COUNT, MAX_ID_CHARS, MAX_METADATA_CHARS, MAX_METADATA_DEPTH
+from cubes.errors import CubeError, MalformedCube, TooLargeBundle
+from cubes.limits import MAX_COUNT, MAX_ID_CHARS, MAX_JSON_TOKENS, MAX_METADATA_CHARS, MAX_METADATA_DEPTH
 
 FIRST_YEAR, LAST_YEAR = 2, 9998  # a day beside the calendar's ends, so that no time zone falls off them
 
+_SMALL_CHARS = 250_000  # JSON of this size stays under 10 MB whatever is in it
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", re.ASCII)
@@ -33,12 +34,13 @@ def parse(raw: bytes, depth: int) -> object:
 
     Raises:
         MalformedCube: it is not such JSON.
+        TooLargeBundle: it has too many parts.
     """
     try:
         text = raw.decode("utf-8")
-        _check_depth(text, depth)
+        check_size(text, depth)
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-    except MalformedCube:
+    except CubeError:
         raise
     except UnicodeDecodeError as error:
         raise MalformedCube(f"byte {error.start} is no UTF-8") from error
@@ -48,18 +50,25 @@ def parse(raw: bytes, depth: int) -> object:
         raise MalformedCube("it is no JSON that can be read") from error
 
 
-def _check_depth(text: str, most: int) -> None:
-    if text.count("{") + text.count("[") <= most:
+def check_size(text: str, depth: int) -> None:
+    """Refuse JSON text that is nested deeper, or would take far more memory as objects than as text.
+
+    Raises:
+        MalformedCube, TooLargeBundle: it is.
+    """
+    if len(text) <= _SMALL_CHARS and text.count("{") + text.count("[") <= depth:
         return
-    depth = 0
-    for token in _TOKENS.finditer(text):
+    deep = 0
+    for number, token in enumerate(_TOKENS.finditer(text)):
         mark = token[0][0]
         if mark in "[{":
-            depth += 1
-            if depth > most:
-                raise MalformedCube(f"JSON is nested more than {most} deep")
+            deep += 1
+            if deep > depth:
+                raise MalformedCube(f"JSON is nested more than {depth} deep")
         elif mark in "]}":
-            depth -= 1
+            deep -= 1
+        if number >= MAX_JSON_TOKENS:
+            raise TooLargeBundle(f"JSON has more than {MAX_JSON_TOKENS} strings and brackets")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -182,8 +191,8 @@ def metadata(value: object, what: str) -> str | None:
         raise MalformedCube(f"{what} holds a lone surrogate at position {error.start}") from error
     try:
         found = parse(raw, MAX_METADATA_DEPTH)
-    except MalformedCube as error:
-        raise MalformedCube(f"{what}: {error}") from error
+    except CubeError as error:
+        raise type(error)(f"{what}: {error}") from error
     if not isinstance(found, dict) or json_bytes(found) != raw:
         raise MalformedCube(f"{what} is not the canonical form of a JSON object")
     return value

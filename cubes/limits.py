@@ -9,7 +9,7 @@ KIB, MIB = 1 << 10, 1 << 20
 
 # --- the file -------------------------------------------------------------------------------------------------------
 
-MAX_MANIFEST_BYTES = 8 * MIB  # 30,000 members take 5 MB; parsed, hostile JSON of this size stays under 200 MB
+MAX_MANIFEST_BYTES = 8 * MIB  # 30,000 members take 5 MB
 MAX_SIGNATURE_BYTES = KIB  # a key and a signature take 200 bytes
 MAX_SHARDS = 10_000  # 40 GB of text: more is not one cube; five digits number them
 MAX_ARTIFACTS = 10_000  # one KV cache for each of the memories that are used most
@@ -30,6 +30,7 @@ SHARD_VECTOR_BYTES = 4 * MIB  # as SHARD_BYTES
 MAX_LINE_BYTES = 16 * MIB  # one memory with its history; one version of MAX_CONTENT_CHARS always fits
 MAX_LINE_VECTOR_BYTES = 16 * MIB  # one memory's vectors
 MAX_JSON_DEPTH = 8  # a line needs 4: line, history, version, mention
+MAX_JSON_TOKENS = 500_000  # strings and brackets: as objects each takes up to 230 bytes, so 16 MB would become 400
 MAX_METADATA_DEPTH = 64  # metadata says what its source said; no front matter nests so deep
 
 # --- one memory -----------------------------------------------------------------------------------------------------
@@ -46,7 +47,7 @@ MAX_ENTITIES = 10_000  # names found in a text of a million characters
 MAX_MENTIONS = 10_000  # as MAX_ENTITIES
 MAX_PHRASE_CHARS = 1_000_000  # an entity or a mention is a piece of the content
 MAX_METADATA_CHARS = 1_000_000
-MAX_EDGES = 100_000  # a whole text has an edge from each piece, not to it; a fused memory has up to 100 parents
+MAX_EDGES = 10_000  # a whole text has an edge from each piece, not to it; a fused memory has up to 100 parents
 MAX_VERSIONS = 100_000  # MAX_LINE_BYTES comes first
 MAX_COUNT = 2**31 - 1  # versions, positions, counts: what a column of 32 bits holds
 MAX_PASSAGES = 4_096  # vectors of one memory

@@ -30,7 +30,7 @@ from cubes.cube import (
     State,
     Tier,
 )
-from cubes.errors import MalformedCube, TooLargeBundle
+from cubes.errors import MalformedCube, TooLargeBundle, named
 from cubes.limits import (
     MAX_CONTENT_CHARS,
     MAX_COUNT,
@@ -200,15 +200,13 @@ def to_line(memory: PackedMemory) -> bytes:
     record = to_plain(memory)
     from_plain(record)
     line = json_bytes(record) + b"\n"
-    _check_line(line, memory.id)
-    return line
-
-
-def _check_line(line: bytes, id: str) -> None:
     if len(line) > MAX_LINE_BYTES:
         raise TooLargeBundle(
-            f"{id} and its history take {len(line)} bytes: at most {MAX_LINE_BYTES} are allowed, pack less history"
+            f"{memory.id} and its history take {len(line)} bytes: pack less history, {MAX_LINE_BYTES} are allowed"
         )
+    with named(memory.id):
+        fields.check_size(line.decode(), MAX_JSON_DEPTH)
+    return line
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

@@ -258,7 +258,7 @@ def test_the_specification_names_every_bound() -> None:
         assert str(getattr(limits, name)) in FORMAT, name
     for name in ("SHARD_BYTES", "SHARD_MEMORIES", "SHARD_VECTOR_BYTES", "MAX_LINE_BYTES", "MAX_CONTENT_CHARS"):
         assert str(getattr(limits, name)) in FORMAT, name
-    for name in ("MAX_ENTITIES", "MAX_MENTIONS", "MAX_EDGES", "MAX_VERSIONS", "MAX_PASSAGES", "MAX_DIMENSION"):
+    for name in ("MAX_ENTITIES", "MAX_MENTIONS", "MAX_EDGES", "MAX_VERSIONS", "MAX_PASSAGES", "MAX_JSON_TOKENS"):
         assert str(getattr(limits, name)) in FORMAT, name
     for name in ("MAX_TOTAL", "MAX_COUNT", "MAX_AGE_HEADER_BYTES", "MAX_SESSION_CHARS", "MAX_DESCRIPTION_CHARS"):
         assert str(getattr(limits, name)) in FORMAT, name

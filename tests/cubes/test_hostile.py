@@ -410,6 +410,18 @@ def _(parts: Parts, raw: bytes) -> bytes:
     return put_together(parts)
 
 
+@hostile("a memory of millions of small parts", TooLargeBundle, "strings and brackets")
+def _(parts: Parts, raw: bytes) -> bytes:
+    parts.members[LINES] = b'{"history":[' + b"{}," * 5_000_000 + b"{}]}\n"
+    return put_together(parts)
+
+
+@hostile("a manifest of millions of small parts", TooLargeBundle, "strings and brackets")
+def _(parts: Parts, raw: bytes) -> bytes:
+    parts.raw_manifest = b'{"format":[' + b'"ab",' * 1_500_000 + b'""]}'
+    return put_together(parts)
+
+
 @hostile("a lone surrogate, escaped", MalformedCube, "surrogate")
 def _(parts: Parts, raw: bytes) -> bytes:
     parts.set_line(canonical(parts.line()).replace(b"The harbour", b"\\ud800"))
