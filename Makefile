@@ -6,6 +6,7 @@
 #   make bench          both benchmarks below
 #   make bench-quality  recall quality beside dense, BM25 and rank-fusion baselines
 #   make bench-latency  start, remember and recall through stdio, beside other memory servers (BENCH= for its options)
+#   make bench-encryption  start, remember and recall of an encrypted store beside a plain one
 
 PYTHON ?= python3
 VENV   := .venv
@@ -15,7 +16,7 @@ PYTEST ?= -n 2
 BENCH  ?= --peers
 NODE_TESTS := tests/conformance
 
-.PHONY: help demo test check bench bench-quality bench-latency install node clean
+.PHONY: help demo test check bench bench-quality bench-latency bench-encryption install node clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +42,9 @@ bench-quality: $(VENV)/.installed
 
 bench-latency: $(VENV)/.installed
 	$(BIN)/python benchmarks/latency.py $(BENCH)
+
+bench-encryption: $(VENV)/.installed
+	$(BIN)/python benchmarks/encryption.py
 
 install: $(VENV)/.installed
 
