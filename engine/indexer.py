@@ -29,11 +29,10 @@ from engine.governance.access import stricter
 from engine.index.cube_index import CubeIndex, Entry
 from engine.index.snapshot import SnapshotUnusable
 from engine.settings import Settings
-from engine.vault import Change, MemVault, Transaction, queries
+from engine.vault import Change, MemVault, Transaction, queries, ranges
 from engine.vault.rows import Record
 
 WAIT_S = 10.0  # how long a recall waits for an index that is being loaded
-REPLAY_ROWS = 5_000  # memories read from the vault at a time
 SAVE_AFTER_CHANGES = 2_000  # a snapshot this far behind is written again at the next sweep
 Prepared = dict[str, tuple[CubeIndex, int]]  # cube -> an index that is not in use yet, and the revision that it has
 Stored = dict[str, NDArray[np.float32] | None]  # id -> the vectors that the vault holds of it
@@ -127,16 +126,18 @@ class Indexes:
     def _replay(self, cube: str, index: CubeIndex, revision: int, embedder: str, dimension: int | None) -> int:
         """Apply what the vault changed after `revision`; how many changes that were."""
         with self._vault.reading() as connection:
-            changed = queries.changed_since(connection, cube, revision)
             erased = queries.erased_since(connection, cube, revision)
             for label in erased:
                 index.remove(label)
-            for start in range(0, len(changed), REPLAY_ROWS):
-                part = changed[start : start + REPLAY_ROWS]
-                vectors = as_matrices(queries.vectors(connection, embedder, [r.memory.id for r in part]), dimension)
+            count = len(erased)
+            known = embedder if dimension is not None else ""
+            for wholes, part, vectors in ranges.changed_since(connection, cube, revision, known, dimension or 0):
+                for label in wholes:
+                    index.remove(label)  # it may have been short before
                 for record in part:
                     follow(index, record, vectors.get(record.memory.id))
-        return len(changed) + len(erased)
+                count += len(wholes) + len(part)
+        return count
 
     @property
     def _on_disk(self) -> bool:

@@ -29,8 +29,8 @@ from engine.vault.connection import Connection
 from engine.vault.ranges import FullRecord
 from engine.vault.rows import Record
 
-BATCH_BYTES = 2 << 20  # of contents in one transaction
-BATCH_MEMORIES = 500
+BATCH_BYTES = 4 << 20  # of contents in one transaction
+BATCH_MEMORIES = 1_000
 RENAME_TOGETHER = 5_000
 ID_CHARS = 20  # as `engine.clock` makes them
 TRIES = 16  # ids that are tried for a memory whose own is taken

@@ -227,13 +227,6 @@ def newest_claims(connection: Connection, cube: str, limit: int, seen: Seen = No
     return [record_of(row, connection.sealer) for row in rows]
 
 
-def changed_since(connection: Connection, cube: str, revision: int) -> list[Record]:
-    rows = connection.execute(
-        f"SELECT {COLUMNS} FROM memories WHERE cube = ? AND revision > ? ORDER BY label", [cube, revision]
-    ).fetchall()
-    return [record_of(row, connection.sealer) for row in rows]
-
-
 def erased_since(connection: Connection, cube: str, revision: int) -> list[int]:
     """Labels of memories that were erased after `revision`."""
     rows = connection.execute(

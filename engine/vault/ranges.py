@@ -67,14 +67,43 @@ def ranges(connection: Connection, cube: str) -> Iterator[tuple[int, int]]:
         " GROUP BY label ORDER BY label",
         [cube, cube],
     ).fetchnumpy()
-    labels, taken = sizes["label"], np.cumsum(sizes["bytes"])
-    start = 0
+    yield from _cut_at(sizes["label"], sizes["bytes"])
+
+
+def _cut_at(labels: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    taken, start = np.cumsum(sizes), 0
     while start < len(labels):
         before = int(taken[start - 1]) if start else 0
         fits = int(np.searchsorted(taken, before + RANGE_BYTES, side="right"))
         end = max(start + 1, min(fits, start + RANGE_MEMORIES))
         yield int(labels[start]), int(labels[end - 1])
         start = end
+
+
+def changed_since(
+    connection: Connection, cube: str, revision: int, embedder: str, dimension: int
+) -> Iterator[tuple[list[int], list[Record], dict[str, NDArray[np.float32]]]]:
+    """What an index of a cube has to follow since a revision, a range at a time: (labels of the wholes of long texts,
+    which are in no index, and whose contents are not read; the other memories; their vectors, by id).
+    """
+    where = "FROM memories WHERE cube = ? AND revision > ?"
+    wholes = connection.execute(f"SELECT label {where} AND parts > 0 ORDER BY label", [cube, revision]).fetchall()
+    if wholes:
+        yield [row[0] for row in wholes], [], {}
+    sizes = connection.execute(
+        f"SELECT label, strlen(content) + strlen(header) AS bytes {where} AND parts = 0 ORDER BY label",
+        [cube, revision],
+    ).fetchnumpy()
+    if not len(sizes["label"]):
+        return
+    vectors = VectorRows(connection, Reading(cube, embedder=embedder, dimension=dimension)) if embedder else None
+    for first, last in _cut_at(sizes["label"], sizes["bytes"]):
+        rows = connection.execute(
+            f"SELECT {COLUMNS} {where} AND parts = 0 AND label BETWEEN ? AND ? ORDER BY label",
+            [cube, revision, first, last],
+        ).fetchall()
+        known = vectors.read(first, last) if vectors is not None else {}
+        yield [], [record_of(row, connection.sealer) for row in rows], known
 
 
 def left_out(connection: Connection, reading: Reading) -> frozenset[str]:
