@@ -14,11 +14,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import json
 import logging
 import os
-import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +25,7 @@ import duckdb
 
 from cubes import MemCube
 from engine.clock import Clock, Ids
-from engine.errors import Busy, Corrupt, MemosError, Unavailable
+from engine.errors import Busy, Corrupt, MemosError
 from engine.files import sync_folder
 from engine.operations import Caller
 from engine.settings import Settings
@@ -38,19 +35,17 @@ from engine.vault.artifacts import needed
 from engine.vault.backup import (
     CLEARING,
     FRESH,
-    PRE_MIGRATION,
-    backup_path,
     copy_database,
     logs_of,
-    newest_backup,
     remove_spilled,
     remove_unfinished,
 )
 from engine.vault.blobs import collect_blobs, remove_blobs
 from engine.vault.connection import Connection
-from engine.vault.failures import explained, explaining, is_damage, what_lacks
+from engine.vault.failures import explained, explaining, is_damage
 from engine.vault.key_source import unwrap
 from engine.vault.lock import FolderLock
+from engine.vault.opening import connect, damage, note, open_database, prepare, remedy
 from engine.vault.remains import clear, remove_unfinished_blobs
 from engine.vault.rows import known_time
 from engine.vault.schema import META_TABLE, MIGRATIONS, Migration
@@ -61,10 +56,7 @@ from engine.vault.staging import any_staged, discard_some
 from engine.vault.transaction import Change, Head, Transaction
 from engine.vault.writer import Writer
 
-MARKER = "store.json"  # says that there is a store here: without it, a missing database is a new store
 COMPACTING = "compact"  # as a note of what is to be cleared: the database's own free blocks, too
-MEMORY_LIMIT = "160MB"  # of DuckDB's own, beyond which it spills to `<database>.tmp`: large cubes pack within bounds
-OPEN_TRIES, OPEN_WAIT_S = 100, 0.05  # a killed owner's DuckDB lock goes a moment after the owner
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -90,8 +82,6 @@ class MemVault:
     ) -> None:
         self.settings = settings
         self._clock = clock
-        self._ids = ids
-        self._migrations = tuple(migrations)
         self._shared = SharedLock()
         self._cubes: tuple[int, tuple[MemCube, ...] | None] = (0, None)  # which generation, and its cubes
         self.sealer: Sealer = UNSEALED
@@ -103,15 +93,15 @@ class MemVault:
             self._lock = FolderLock(settings.data / "vault.lock")
         try:
             remove_unfinished(settings)
-            self._connection = self._open()
+            self._connection = open_database(settings)
             self._connection.execute(META_TABLE)
-            if record := self._meta(SEALING, ""):
+            if record := note(self._connection, SEALING):
                 self.sealer = AesSealer(unwrap(record, settings))
             remove_unfinished_blobs(settings, sealed=not self.sealer.plain)
-            self._prepare()
-            self._key = bytes.fromhex(self.sealer.read_text(self._meta("key"), KEY_PLACE))
-            self.store_id = self._meta("store")
-            self.incarnation = self._meta("incarnation")  # another one after each restored backup
+            prepare(self._connection, settings, migrations, ids, clock.now())
+            self._key = bytes.fromhex(self.sealer.read_text(self._noted("key"), KEY_PLACE))
+            self.store_id = self._noted("store")
+            self.incarnation = self._noted("incarnation")  # another one after each restored backup
             audit_log.note_cut_audit(Connection(self._connection, self.sealer))
             self._writer = Writer(
                 lambda: Connection(self._connection, self.sealer), self._head(), clock, self._committed
@@ -120,7 +110,7 @@ class MemVault:
             self._finish_staging()
         except duckdb.Error as error:
             self._give_up()
-            raise self._damage(error) if is_damage(error) else explained(error) from error
+            raise damage(settings, error) if is_damage(error) else explained(error) from error
         except OSError as error:
             self._give_up()
             raise explained(error) from error
@@ -135,94 +125,11 @@ class MemVault:
 
     # --- opening -----------------------------------------------------------------------------------------------
 
-    def _open(self) -> duckdb.DuckDBPyConnection:
-        database, marker = self.settings.database, self.settings.data / MARKER
-        if marker.exists() and not database.exists():
-            raise Corrupt(f"the vault {database} is missing, though there was a store here: {self._remedy()}")
-        for attempt in range(OPEN_TRIES):
-            try:
-                connection = connect(database)
-                break
-            except duckdb.IOException as error:
-                if "lock" not in str(error).lower() or attempt == OPEN_TRIES - 1:
-                    raise self._damage(error) from error
-                time.sleep(OPEN_WAIT_S)
-            except duckdb.Error as error:
-                raise self._damage(error) from error
-        database.chmod(0o600)
-        return connection
-
-    def _damage(self, error: duckdb.Error) -> Exception:
-        if "Conflicting lock" in str(error) or "Could not set lock" in str(error):
-            return Busy(f"the vault {self.settings.database} is open in another program: close it, then try again")
-        log.error("the vault cannot be read: %s", type(error).__name__)
-        lacking = what_lacks(error)
-        if lacking is not None:
-            return lacking
-        return Corrupt(f"the vault {self.settings.database} is damaged; it was left as it is: {self._remedy()}")
-
-    def _remedy(self) -> str:
-        newest = newest_backup(self.settings)
-        if newest is None:
-            return "there is no backup in its data folder; if you have one, run `memos-mcp restore-backup FILE`"
-        return f"run `memos-mcp restore-backup {newest}` (the damaged file is kept aside)"
-
-    def _prepare(self) -> None:
-        """Bring the schema to this version, or refuse a newer one."""
-        found = int(self._meta("schema", "0"))
-        newest = self._migrations[-1].number
-        if not found and (self.settings.data / MARKER).exists():
-            raise Corrupt(f"the vault {self.settings.database} is empty, though there was a store: {self._remedy()}")
-        if found > newest:
-            raise Unavailable(
-                f"the store in {self.settings.data} was written by a newer memos-mcp (schema {found}, this one reads "
-                f"up to {newest}): upgrade memos-mcp; nothing was changed"
-            )
-        if 0 < found < newest:
-            path = backup_path(self.settings, self._clock.now(), f"{PRE_MIGRATION}{found}")
-            copy_database(self._connection, path)
-        for migration in self._migrations[found:]:
-            self._migrate(migration)
-        self._mark()
-
-    def _migrate(self, migration: Migration) -> None:
-        self._connection.execute("BEGIN")
-        try:
-            self._connection.execute(migration.sql)
-            self._put_meta("schema", str(migration.number))
-            if migration.number == 1:
-                self._put_meta("store", self._ids.new("s"))
-                self._put_meta("key", secrets.token_hex(32))
-                self._put_meta("incarnation", secrets.token_hex(8))
-            self._connection.execute("COMMIT")
-        except duckdb.Error as error:
-            with contextlib.suppress(duckdb.Error):
-                self._connection.execute("ROLLBACK")
-            if is_damage(error):
-                raise
-            raise Unavailable(
-                f"the store in {self.settings.data} could not be brought to schema {migration.number} "
-                f"({migration.says}): it is as it was; go on with the memos-mcp that wrote it, and report this"
-            ) from error
-
-    def _mark(self) -> None:
-        marker = self.settings.data / MARKER
-        if not marker.exists():
-            temporary = marker.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"store": self._meta("store")}) + "\n")
-            temporary.chmod(0o600)
-            os.replace(temporary, marker)
-
-    def _meta(self, key: str, default: str | None = None) -> str:
-        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", [key]).fetchone()
-        if row is None:
-            if default is None:
-                raise Corrupt(f"the vault lacks its `{key}`: {self._remedy()}")
-            return default
-        return str(row[0])
-
-    def _put_meta(self, key: str, value: str) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
+    def _noted(self, key: str) -> str:
+        value = note(self._connection, key)
+        if value is None:
+            raise Corrupt(f"the vault lacks its `{key}`: {remedy(self.settings)}")
+        return value
 
     def _head(self) -> Head:
         row = self._connection.execute("SELECT seq, hash, recorded_at FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
@@ -444,17 +351,3 @@ class MemVault:
     def _close_cursors(self) -> None:
         while self._idle:
             self._idle.pop().close()
-
-
-def connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection that never reaches for the network or for extensions."""
-    return duckdb.connect(
-        str(path),
-        config={
-            "threads": 1,  # small statements: a second thread costs more than it gives
-            "memory_limit": MEMORY_LIMIT,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "preserve_insertion_order": True,
-        },
-    )
