@@ -46,7 +46,8 @@ def install(
         NotFound: there is no such cube to upgrade.
         Invalid, TooLarge, Corrupt, Unavailable: the bundle cannot be read, or not be stored; nothing was changed.
     """
-    before = answered(parts, caller, request, load)
+    asked = replace(request, passphrase_file=None)  # what tells requests apart; where a passphrase lies does not
+    before = answered(parts, caller, asked, load)
     if before is not None:
         return before
     with keys.opened(parts.vault.settings, path, request.passphrase_file) as bundle:
@@ -60,7 +61,7 @@ def install(
             with staging_of(parts, bundle, name) as staged:
                 upgrade = Upgrade(plan, staged, facts)
                 upgrade.stage(progress)
-                return once(parts, caller, request, upgrade.show, dump, load)
+                return once(parts, caller, asked, upgrade.show, dump, load)
         _check_new(parts, name, request, caller)
         if request.dry_run:
             return _dry(parts, bundle, name, progress)
@@ -73,7 +74,7 @@ def install(
             def job(transaction: Transaction) -> tuple[Installed, Sequence[str]]:
                 return _show(staged, transaction, request, facts, artifacts, mounted), ()
 
-            return once(parts, caller, request, job, dump, load)
+            return once(parts, caller, asked, job, dump, load)
 
 
 def _check_new(parts: Parts, name: str, request: Install, caller: Caller) -> None:
