@@ -81,6 +81,7 @@ def _markdown(memory: PackedMemory, record: dict[str, Any]) -> bytes:
 
 
 def _file(path: Path, content: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (path.parent.parent, path.parent):  # parents that are made by the way get another mode
+        folder.mkdir(mode=0o700, exist_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

@@ -8,6 +8,7 @@ import pty
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,8 +60,9 @@ class Shell:
         identity: str = stored[0]["id"]
         return identity
 
-    def at_a_terminal(self, *arguments: str, types: str = "") -> Done:
-        """With a terminal at both ends; `types` is what the person answers."""
+    def at_a_terminal(self, *arguments: str, types: str = "", secrets: tuple[tuple[str, str], ...] = ()) -> Done:
+        """With a terminal at both ends; `types` is what the person answers at once, `secrets` what it answers to which
+        prompt, once that is shown: what is typed before a prompt for a secret is thrown away."""
         ours, theirs = pty.openpty()
         try:
             process = subprocess.Popen(
@@ -70,13 +72,29 @@ class Shell:
                 stderr=theirs,
                 env=environment(self.data),
                 text=True,
+                start_new_session=True,  # its terminal is ours, and not that of whoever runs the tests
             )
             os.close(theirs)
             os.write(ours, types.encode())
+            shown = ""
+            for prompt, answer in secrets:
+                shown += _until(ours, prompt)
+                os.write(ours, f"{answer}\n".encode())
             out, _ = process.communicate(timeout=LONG_S)
-            return Done(process.returncode, out, _rest(ours))
+            return Done(process.returncode, out, shown + _rest(ours))
         finally:
             os.close(ours)
+
+
+def _until(terminal: int, prompt: str) -> str:
+    """What is shown up to and with the prompt."""
+    seen = ""
+    deadline = time.monotonic() + LONG_S
+    while prompt not in seen:
+        assert time.monotonic() < deadline, f"{prompt!r} was not asked: {seen!r}"
+        if select.select([terminal], [], [], 0.05)[0]:
+            seen += os.read(terminal, 65536).decode()
+    return seen
 
 
 def _rest(terminal: int) -> str:
