@@ -50,14 +50,16 @@ from engine.cube_operations import (
     Mount,
     Pack,
     Packed,
+    Publish,
     RolledBack,
     SetCube,
     Share,
+    Shelved,
     Snapshot,
 )
 from engine.embeddings import Embeddings
 from engine.erasing import note_pending
-from engine.errors import Cancelled, Invalid, MemosError, NotAllowed, NotFound, Unavailable
+from engine.errors import Cancelled, Invalid, MemosError, NotAllowed, NotFound
 from engine.events import Events
 from engine.governance.access import clearance, granted, header_for, no_memory
 from engine.indexer import Indexes
@@ -84,6 +86,7 @@ from engine.operations import (
 from engine.parts import Parts, answered, may, readable_cubes, seen_in, shown, visible
 from engine.provenance import Traced
 from engine.settings import Settings
+from engine.store import publishing
 from engine.vault import Change, MemVault, Transaction, queries, restore_backup
 from engine.watcher import Watcher
 
@@ -107,7 +110,7 @@ class MemOS:
         parts.vault.on_commit = self._committed
         self._forgetting.finish()
         self._background = threading.Thread(target=self._run_background, name="memos-background", daemon=True)
-        self._watcher = Watcher(parts, self._show_bundle, self._work.set)
+        self._watcher = Watcher(parts, self._work.set)
         self._background.start()
         self._watcher.start()
 
@@ -479,9 +482,6 @@ class MemOS:
         """Show a folder of notes or bundles, or a bundle, as a read-only cube. See `engine.watcher`."""
         return self._watcher.mount(path, caller, name)
 
-    def _show_bundle(self, path: Path, name: str | None, upgrade: bool, caller: Caller) -> str:
-        raise Unavailable(f"{path} cannot be mounted: this version does not read bundles")
-
     def unmount(self, name: str, caller: Caller) -> None:
         """Take a mount away, by the name of its cube or by its path; its files stay."""
         self._watcher.unmount(name, caller)
@@ -489,6 +489,14 @@ class MemOS:
     def mounts(self, caller: Caller) -> tuple[Mount, ...]:
         """What is mounted, and how each mount does."""
         return self._watcher.mounts(caller)
+
+    def publish(self, request: Publish, caller: Caller, progress: Progress = silent) -> Packed:
+        """Put a cube or a bundle onto a shelf. See `engine.store`."""
+        return publishing.publish(self._parts, request, caller, progress)
+
+    def shelf(self, url: str, caller: Caller, query: str | None = None) -> tuple[Shelved, ...]:
+        """The bundles on a shelf, or those that a query finds. See `engine.store`."""
+        return publishing.listed(url, caller, query)
 
     # --- bundles -------------------------------------------------------------------------------------------------
 
@@ -499,7 +507,8 @@ class MemOS:
 
     def install(self, request: Install, caller: Caller, progress: Progress = silent) -> Installed:
         """Make a bundle a cube of this store, or bring a cube up to it. See `engine.loader`."""
-        installed = loader.install(self._parts, Path(request.source), request, caller, progress)
+        with publishing.bundle_of(self._parts, request.source, caller, progress) as (path, shown):
+            installed = loader.install(self._parts, path, replace(request, source=shown), caller, progress)
         self._work.set()  # its index is made, and vectors that it lacks
         return installed
 

@@ -8,12 +8,13 @@ again; a bundle of it can be installed anew under the same ids.
 from __future__ import annotations
 
 from cubes import Action
-from engine.errors import Frozen, NotFound
+from engine.errors import Frozen, Invalid, NotFound
 from engine.governance.access import no_cube, require
 from engine.lifecycle.states import Step, state_after
 from engine.parts import Parts
 from engine.vault import Transaction, queries
 
+UNMOUNT = "unmount"  # the change under which a cube that shows a file goes
 BATCH = 1_000  # memories that are looked at together
 
 _BY_MEMORY = (
@@ -47,11 +48,15 @@ def remove(
         NotFound: there is no such cube.
         NotAllowed: the caller may not administer it.
         Frozen: a memory in it is held against change.
+        Invalid: it is a mount, and this is no unmounting.
     """
     cube = queries.cube(transaction.connection, name)
     if cube is None:
         raise NotFound(no_cube(name))
     require(transaction.caller.principal, cube, Action.ADMIN)
+    if cube.mounted is not None and change != UNMOUNT:
+        shows = cube.mounted if transaction.caller.principal.owner else "a file or folder"
+        raise Invalid(f"cube {name!r} shows {shows}: take it away with `memos-mcp unmount {name}`")
     if cube.mounted is None and (held := _frozen(transaction, name)) is not None:
         raise Frozen(f"{held} in cube {name!r} is frozen: unfreeze it first (`memos-mcp govern --unfreeze {held}`)")
     count = transaction.rows("SELECT count(*) FROM memories WHERE cube = ?", [name])[0][0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cubes import Action
 from cubes.bundle import inspect
 from engine import keys
 from engine.cube_operations import Pack, Packed, Publish, Shelved
+from engine.dumper import pack
 from engine.errors import Invalid, NotAllowed
 from engine.governance.access import EVERY_CUBE, granted
 from engine.operations import Caller, Progress
@@ -28,12 +29,10 @@ from engine.store.shelf import CHUNK_BYTES, MemStore
 
 ENDING = ".memcube"
 FETCHED = "fetched"  # in the data folder: bundles on their way, each gone when its work is done
-_NAMED = re.compile(r"(?P<name>.+?)(?:@(?P<sha256>[0-9a-f]{6,64}))?\Z")
-
-Packing = Callable[[Pack, Caller, Progress], Packed]
+_NAMED = re.compile(r"(?P<name>.+?)(?:@(?P<sha256>[0-9a-f]{6,64}))?\Z", re.DOTALL)
 
 
-def publish(parts: Parts, request: Publish, caller: Caller, progress: Progress, pack: Packing) -> Packed:
+def publish(parts: Parts, request: Publish, caller: Caller, progress: Progress) -> Packed:
     """Put a cube or a bundle onto a shelf; what was put there.
 
     Raises:
@@ -63,7 +62,8 @@ def publish(parts: Parts, request: Publish, caller: Caller, progress: Progress, 
             passphrase_file=request.passphrase_file,
         )
         encrypted = bool(request.recipients) or request.passphrase_file is not None
-        return _put(parts, shelf, wanted.path, pack(wanted, caller, progress), encrypted, caller, progress)
+        packed = pack(parts, wanted, caller, progress)
+        return _put(parts, shelf, wanted.path, packed, encrypted, caller, progress)
 
 
 def _described(parts: Parts, path: Path, passphrase_file: Path | None) -> tuple[Packed, bool]:
@@ -171,32 +171,35 @@ def listed(url: str, caller: Caller, query: str | None) -> tuple[Shelved, ...]:
     )
 
 
-def is_shelved(source: str) -> bool:
-    """Whether what is to be installed lies on a shelf or behind a URL, and is no file here."""
-    return is_url(source) or ("#" in source and not Path(source).expanduser().exists())
-
-
 @contextmanager
-def bundle_at(parts: Parts, source: str, caller: Caller, progress: Progress) -> Iterator[Path]:
-    """The bundle that `SHELF#NAME`, `SHELF#NAME@DIGEST` or the URL of a `.memcube` file names, as a private file.
+def bundle_of(parts: Parts, source: str, caller: Caller, progress: Progress) -> Iterator[tuple[Path, str]]:
+    """The file that is to be installed, and how its source is told: a file that is here, or one that is fetched.
+
+    `SHELF#NAME`, `SHELF#NAME@DIGEST` and the URL of a `.memcube` file are fetched, and kept as long as needed.
 
     Raises:
-        Invalid: it names none. Otherwise as `MemStore`.
+        NotAllowed, Invalid: it is not for this caller to fetch it, or it names no bundle. Otherwise as `MemStore`.
     """
+    if is_url(source):
+        url, _, wanted = source.partition("#")
+    elif "#" in source and not Path(source).expanduser().exists():
+        url, _, wanted = source.rpartition("#")
+    else:
+        yield Path(source), source
+        return
     _require(caller)
-    url, _, wanted = source.partition("#") if is_url(source) else source.rpartition("#")
-    folder = parts.vault.settings.data / FETCHED
+    place, folder = place_of(url), parts.vault.settings.data / FETCHED
+    shelf = MemStore(place)
     if not wanted:
-        if not url.lower().endswith(ENDING):
+        if not place.root.lower().endswith(ENDING):
             raise Invalid("a bundle on a shelf is named SHELF#NAME, and one by itself by a URL that ends in .memcube")
-        with MemStore(place_of(url)).fetched_file(folder, progress) as path:
-            yield path
+        with shelf.fetched_file(folder, progress) as path:
+            yield path, place.shown
         return
     found = _NAMED.match(wanted)
     assert found is not None  # the pattern takes any text
-    shelf = MemStore(place_of(url))
     with shelf.fetched(shelf.find(found["name"], found["sha256"]), folder, progress) as path:
-        yield path
+        yield path, f"{place.shown}#{wanted}"
 
 
 def _require(caller: Caller) -> None:

@@ -34,15 +34,17 @@ ORDER BY piece.state IN ('generated', 'activated') DESC, piece.position, piece.l
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """An item with its drafts and the keys of their contents."""
+    """An item with its drafts and the keys of their contents; a file that only moved needs none."""
 
     item: Item
-    drafts: tuple[Draft, ...]
-    keys: tuple[int, ...]
+    drafts: tuple[Draft, ...] = ()
+    keys: tuple[int, ...] = ()
 
 
 def keyed(parts: Parts, item: Item, written_at: datetime) -> Keyed:
     """`written_at`: when the file was last changed, from which relative dates in it count."""
+    if item.change == "rename":
+        return Keyed(item)
     try:
         check_instant(written_at, "")
     except Invalid:
@@ -105,6 +107,8 @@ class Applying:
     def _bring(self, keyed: Keyed) -> str:
         change = keyed.item.change
         old = None if keyed.item.id is None else self.records.get(keyed.item.id)
+        if change == "rename" and old is not None:
+            return self._rename(old, keyed.item)
         whole, *pieces = keyed.drafts
         id, version = self._put(old, whole, keyed.keys[0], change, parts=len(pieces))
         waiting: defaultdict[int, list[Record]] = defaultdict(list)
@@ -120,6 +124,16 @@ class Applying:
             for record in records:
                 self._leave(record)
         return id
+
+    def _rename(self, whole: Record, item: Item) -> str:
+        """The same words under another path."""
+        for record in (whole, *self.pieces[whole.memory.id]):
+            about = replace(record.memory.descriptive, source=item.path)
+            if record is whole:
+                about = replace(about, metadata=item.note.metadata)
+            if record.memory.state in LIVE:
+                self.revised["rename"].append((record, replace(record.memory, descriptive=about)))
+        return whole.memory.id
 
     def _put(
         self, old: Record | None, draft: Draft, key: int, change: str, *, parts: int = 0, position: int | None = None

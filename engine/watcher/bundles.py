@@ -1,8 +1,9 @@
 """The bundles of one folder, or one bundle by itself: each is shown as a cube of its own, read-only.
 
 A bundle is verified and put into the vault under the same rules as one that a person installs; what is refused is
-named, with why, and nothing of it is shown. A file that is replaced is an upgrade of its cube; where it is gone from a
-folder that is there, its cube goes too. A file that is still being written is left until it is whole.
+named, with why, and nothing of it is shown. A file that is replaced shows what it holds now, in place of what it held;
+where it is gone from a folder that is there, its cube goes too. A file that is still being written is left until it is
+whole. The files stay the truth: what a killed process left half-way is done anew when the store is opened.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.cube_operations import Mount
+from engine import loader
+from engine.cube_operations import Install, Mount
 from engine.embeddings import SYSTEM
-from engine.errors import Busy, Conflict, MemosError
+from engine.errors import Busy, Cancelled, Conflict, MemosError
 from engine.operations import Caller
 from engine.parts import Parts
-from engine.removing import remove
+from engine.removing import UNMOUNT, remove
 from engine.vault import Transaction, queries
 from engine.watcher import rows
 from engine.watcher.folder import READ_BYTES, Look, Scan, Stopped
@@ -28,10 +30,6 @@ from engine.watcher.rows import BUNDLE, Row
 
 WRITTEN_NS = 400_000_000  # a file that changed less than this ago may still be being written
 NOTE = "mount:"  # before the path: the note in the vault that says what file a cube was read from
-
-Install = Callable[[Path, str | None, bool, Caller], str]
-"""Put the bundle into the vault as a cube that shows this file: under a name (None: its own), or as the upgrade of the
-cube of that name. Returns the cube's name. Raises `MemosError`; then the vault is as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,9 @@ class _Held:
 class Bundles:
     """The bundles of one mount. Not for several threads at once."""
 
-    def __init__(self, parts: Parts, row: Row, install: Install) -> None:
+    def __init__(self, parts: Parts, row: Row) -> None:
         self._parts = parts
         self._row = row
-        self._install = install
         self._root = Path(row.path).parent if row.kind == BUNDLE else Path(row.path)
         self._held: dict[str, _Held] | None = None
         self._refused: dict[str, Look] = {}
@@ -86,15 +83,19 @@ class Bundles:
         return changed
 
     def _load(self) -> dict[str, _Held]:
-        """What is shown already. A cube whose mount was not noted, because that was cut off, is of unknown content."""
-        shown = {row.path: row.cube for row in rows.rows(self._parts) if row.kind == BUNDLE}
-        shown |= {cube.mounted: cube.name for cube in self._parts.vault.cubes() if cube.mounted is not None}
+        """What is shown already. Where a killed process left a mount without its cube, or a cube without its mount, it
+        is shown anew under the same name."""
+        noted = {row.path: row.cube for row in rows.rows(self._parts) if row.kind == BUNDLE}
+        cubes = {cube.mounted: cube.name for cube in self._parts.vault.cubes() if cube.mounted is not None}
         held = {}
-        for file, cube in shown.items():
+        for file, name in (noted | cubes).items():
             if file == self._row.path if self._row.kind == BUNDLE else rows.is_within(file, self._row.path):
                 path = os.path.relpath(file, self._root).replace(os.sep, "/")
-                noted = json.loads(self._parts.vault.note(NOTE + file) or "{}")
-                held[path] = _Held(cube, noted.get("digest", ""))
+                if file in cubes:
+                    digest = json.loads(self._parts.vault.note(NOTE + file) or "{}").get("digest", "")
+                    held[path] = _Held(name, digest if noted.get(file) == name else "")
+                elif name:
+                    self._names[path] = name
         return held
 
     def _show(self, path: str, look: Look, stopped: Callable[[], bool], caller: Caller | None) -> bool:
@@ -105,7 +106,9 @@ class Bundles:
             if held is not None and held.digest == digest:
                 self._held[path] = _Held(held.cube, digest, look)
                 return False
-            cube = self._put(path, digest, held, caller)
+            cube = self._put(path, digest, held, caller, stopped)
+        except Cancelled as error:
+            raise Stopped from error
         except FileNotFoundError:
             return True  # it went a moment ago
         except OSError as error:
@@ -126,7 +129,7 @@ class Bundles:
 
     def _refuse(self, path: str, look: Look, held: _Held | None, error: MemosError) -> None:
         """Nothing of a bundle that is refused is shown; its cube stays as the file that was there before said."""
-        why = str(error)
+        why = str(error).removeprefix(f"{Path(path).name}: ")
         if isinstance(error, Conflict) and held is None:
             why = f"its name is taken here: mount it with `memos-mcp mount {self._root / path} --as NAME`"
         self.problems[path] = why
@@ -135,15 +138,29 @@ class Bundles:
             assert self._held is not None
             self._held[path] = _Held(held.cube, held.digest, look)
 
-    def _put(self, path: str, digest: str, held: _Held | None, caller: Caller | None) -> str:
-        file = self._root / path
-        name = held.cube if held is not None else self._names.get(path)
-        cube = self._install(file, name, held is not None, caller or SYSTEM)
+    def _put(
+        self, path: str, digest: str, held: _Held | None, caller: Caller | None, stopped: Callable[[], bool]
+    ) -> str:
+        """Show the bundle. What it replaces is removed when all of it was read and found good."""
+        file = str(self._root / path)
+        asked = SYSTEM if caller is None else replace(caller, operation=None)
+        request = Install(file, held.cube if held is not None else self._names.get(path))
+
+        def progress(done: float, total: float | None, message: str) -> None:
+            if stopped():
+                raise Cancelled("the store is closing")
+
+        if held is not None:
+            trial = replace(request, name=f"{NOTE}{digest[:16]}", dry_run=True)
+            loader.install(self._parts, Path(file), trial, asked, progress, mounted=file)
+            self._remove(file, held.cube, f"{file} was replaced")
+        cube = loader.install(self._parts, Path(file), request, asked, progress, mounted=file).cube
 
         def note(transaction: Transaction) -> None:
-            rows.put(transaction, Row(str(file), BUNDLE, cube))
-            value = json.dumps({"digest": digest})
-            transaction.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [NOTE + str(file), value])
+            rows.put(transaction, Row(file, BUNDLE, cube))
+            transaction.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)", [NOTE + file, json.dumps({"digest": digest})]
+            )
 
         self._parts.vault.write(note, SYSTEM)
         return cube
@@ -151,12 +168,14 @@ class Bundles:
     def _take_away(self, path: str, cube: str) -> None:
         """The file is gone: so is its cube."""
         file = str(self._root / path)
+        self._remove(file, cube, f"{file} is gone")
+        self._parts.vault.write(lambda transaction: forget(transaction, [file]), SYSTEM)
 
+    def _remove(self, file: str, cube: str, reason: str) -> None:
         def job(transaction: Transaction) -> None:
             found = queries.cube(transaction.connection, cube)
             if found is not None and found.mounted == file:
-                remove(self._parts, transaction, cube, "unmount", reason=f"{file} is gone")
-            forget(transaction, [file])
+                remove(self._parts, transaction, cube, UNMOUNT, reason=reason)
 
         self._parts.vault.write(job, SYSTEM)
 
@@ -170,14 +189,14 @@ class Bundles:
 
     def cubes(self) -> dict[str, str]:
         """The cubes that show bundles, with the files that they show."""
-        return {held.cube: str(self._root / path) for path, held in (self._held or {}).items()}
+        return {held.cube: str(self._root / path) for path, held in dict(self._held or {}).items()}
 
     def path_of(self, cube: str) -> str | None:
         return self.cubes().get(cube)
 
     def shown(self, state: str) -> Iterator[Mount]:
         """Each bundle as a mount."""
-        for path, held in sorted((self._held or {}).items()):
+        for path, held in sorted(dict(self._held or {}).items()):
             with self._parts.vault.reading() as connection:
                 states = dict(queries.counts(connection, "state", held.cube))
             count = sum(states.get(live, 0) for live in queries.LIVE_STATES)

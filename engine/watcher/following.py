@@ -22,7 +22,7 @@ from engine.parts import Parts
 from engine.vault import Transaction, queries
 from engine.watcher.applying import Applying, Keyed, keyed
 from engine.watcher.folder import MAX_NOTE_BYTES, Look, Scan, Stopped, Unreadable, read_file
-from engine.watcher.notes import DIGEST, Note, read_note
+from engine.watcher.notes import DIGEST, Note, file_digest, read_note
 from engine.watcher.plan import Item, Known, Plan, plan
 
 TOGETHER = 1_000  # files that are brought into the vault in one transaction
@@ -92,11 +92,7 @@ class Notes:
         for path, look in found.notes.items():
             before = self._looks.get(path)
             if before == look and not before.racy and path not in noticed:
-                reading.looks[path] = before
-                if path in self.problems:
-                    reading.problems[path] = self.problems[path]
-                if path in self._known:
-                    reading.kept.add(path)
+                self._keep(path, before, reading)
                 continue
             if stopped():
                 raise Stopped
@@ -105,9 +101,22 @@ class Notes:
             reading.kept.update(p for p in self._known if p not in found.notes and found.could_hold(p))
         return reading
 
+    def _keep(self, path: str, look: Look, reading: _Reading) -> None:
+        """The file is as it was."""
+        reading.looks[path] = look
+        if path in self.problems:
+            reading.problems[path] = self.problems[path]
+        if path in self._known:
+            reading.kept.add(path)
+
     def _read_one(self, path: str, look: Look, reading: _Reading) -> None:
+        known = self._known.get(path)
         try:
-            note = read_note(read_file(self._root, path, MAX_NOTE_BYTES), path)
+            data = read_file(self._root, path, MAX_NOTE_BYTES)
+            if known is not None and path in self._looks and known.digest == file_digest(data):
+                self._keep(path, look, reading)
+                return
+            note = read_note(data, path)
         except FileNotFoundError:
             return  # it went a moment ago
         except Unreadable as error:
@@ -123,7 +132,6 @@ class Notes:
             return
         if note.remarks:
             reading.problems[path] = "; ".join(note.remarks)
-        known = self._known.get(path)
         if known is not None and known.digest == note.digest:
             reading.kept.add(path)
         else:

@@ -17,7 +17,7 @@ from engine.cube_operations import Mount
 from engine.errors import Busy, MemosError
 from engine.operations import Caller
 from engine.parts import Parts
-from engine.watcher.bundles import Bundles, Install
+from engine.watcher.bundles import Bundles
 from engine.watcher.folder import Scan, Stopped, look_of, scan
 from engine.watcher.following import Notes
 from engine.watcher.rows import BUNDLE, NOTES, Row
@@ -36,7 +36,6 @@ class Mounted:
 
     parts: Parts
     row: Row
-    install: Install
     lock: threading.Lock = field(default_factory=threading.Lock)
     ended: threading.Event = field(default_factory=threading.Event)
     state: str = "waiting"
@@ -49,7 +48,7 @@ class Mounted:
 
     def __post_init__(self) -> None:
         self.notes = Notes(self.parts, self.path, self.row.cube) if self.row.kind == NOTES else None
-        self.bundles = Bundles(self.parts, self.row, self.install)
+        self.bundles = Bundles(self.parts, self.row)
 
     @property
     def path(self) -> Path:

@@ -25,10 +25,10 @@ from engine.errors import Conflict, Invalid, NotAllowed, NotFound
 from engine.governance.access import EVERY_CUBE, granted, no_cube
 from engine.operations import MAX_CUBE_NAME_CHARS, Caller
 from engine.parts import Parts, check_cube_name, readable_cubes
-from engine.removing import remove
+from engine.removing import UNMOUNT, remove
 from engine.vault import Transaction, queries
 from engine.watcher import rows
-from engine.watcher.bundles import Install, forget
+from engine.watcher.bundles import forget
 from engine.watcher.mounted import Mounted
 from engine.watcher.rows import BUNDLE, DROP, NOTES, Row
 
@@ -39,8 +39,8 @@ TICK_S = 0.4  # how often folders are looked for that come or go, and bundles th
 POLL_S = 0.5  # how often a folder is looked at whose changes nobody tells of
 RESCAN_S = 60.0  # how often a folder is looked at although nothing was told
 QUIET_S = 1.0  # what is heavy waits until folders were quiet for so long,
-BUSY_S = 4.0  # but no longer than this,
-BUSY_AGAIN_S = 12.0  # and this long after it began to wait it may have to wait again
+BUSY_S = 10.0  # but no longer than this,
+BUSY_AGAIN_S = 20.0  # and this long after it began to wait it may have to wait again
 CLOSE_S = 1.0  # a thread that is held by a file system that does not answer is not waited for longer
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,8 @@ log = logging.getLogger(__name__)
 class Watcher:
     """All mounts of one store. `wake` is called when memories were stored that lack vectors, and none is `busy`."""
 
-    def __init__(self, parts: Parts, install: Install, wake: Callable[[], None]) -> None:
+    def __init__(self, parts: Parts, wake: Callable[[], None]) -> None:
         self._parts = parts
-        self._install = install
         self._wake = wake
         self._guard = threading.Lock()
         self._attention = threading.Event()  # the list of mounts is another one, or this is to end
@@ -67,10 +66,10 @@ class Watcher:
         """Follow what is mounted; nothing is started where nothing is. Called again, it sees a new drop folder."""
         with self._guard:
             if not self._mounts:
-                self._mounts = [self._mounted(row) for row in self._mounted_by_themselves()]
+                self._mounts = [Mounted(self._parts, row) for row in self._mounted_by_themselves()]
             drop = self._drop_folder
             if drop.is_dir() and not any(mounted.path == drop for mounted in self._mounts):
-                self._mounts.append(self._mounted(Row(str(drop), DROP, "")))
+                self._mounts.append(Mounted(self._parts, Row(str(drop), DROP, "")))
                 self._attention.set()
             self._ensure_thread()
 
@@ -85,9 +84,6 @@ class Watcher:
         known += [Row(str(cube.mounted), BUNDLE, cube.name) for cube in cubes if cube.mounted not in noted]
         folders = [str(self._drop_folder), *(row.path for row in known if row.kind != BUNDLE)]
         return [row for row in known if row.kind != BUNDLE or not any(rows.is_within(row.path, f) for f in folders)]
-
-    def _mounted(self, row: Row) -> Mounted:
-        return Mounted(self._parts, row, self._install)
 
     @property
     def _drop_folder(self) -> Path:
@@ -133,7 +129,7 @@ class Watcher:
         if name is not None:
             check_cube_name(name)
         row = Row(str(path), kind, name or (_name_of(path) if kind == NOTES else ""))
-        mounted = self._mounted(row)
+        mounted = Mounted(self._parts, row)
         self._add(mounted, caller)
         try:
             mounted.look(self._stopping.is_set, caller)
@@ -232,7 +228,7 @@ class Watcher:
                 row = mounted.row
                 for cube in dict.fromkeys([*([row.cube] if row.kind == NOTES else []), *held]):
                     if queries.cube(transaction.connection, cube) is not None:
-                        remove(self._parts, transaction, cube, "unmount", reason=reason)
+                        remove(self._parts, transaction, cube, UNMOUNT, reason=reason)
                 if row.kind == DROP:
                     transaction.audit("unmount", "", path=row.path, reason=reason)
                 forget(transaction, [row.path, *held.values()])
