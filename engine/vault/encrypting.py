@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import duckdb
 
 from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
-from engine.errors import Conflict, Corrupt, Invalid
+from engine.errors import Cancelled, Conflict, Corrupt, Invalid
 from engine.files import sync_file
 from engine.operations import OWNER, Caller, Progress, silent
 from engine.settings import Settings
@@ -96,6 +97,7 @@ def encrypt(
             raise Corrupt("the key was not read back as it was written; nothing was changed")
         return _change(vault, AesSealer(data_key), record, "encrypt", source, progress)
     except BaseException:
+        vault.close()  # what the writer thread has begun has ended then: only now it is known which kind this is
         if vault.sealer.plain:
             forget_source(settings)
         raise
@@ -185,8 +187,19 @@ def _change(
     convert_blobs(vault.settings, vault.sealer, sealer)
     notes = {CLEARING: action} | ({SEALING: record} if record else {})
     name = None if source is None else source.name
-    copying = _Copying(sealer, notes, _audit_row(vault, action, name), progress)
-    vault.rewrite(copying.write, sealer)
+    interrupted = threading.Event()
+
+    def told(done: float, total: float | None, message: str) -> None:
+        if interrupted.is_set():
+            raise Cancelled("it was interrupted; nothing was changed")
+        progress(done, total, message)
+
+    copying = _Copying(sealer, notes, _audit_row(vault, action, name), told)
+    try:
+        vault.rewrite(copying.write, sealer)
+    except BaseException:
+        interrupted.set()  # of this thread, while the writer's is at work
+        raise
     return Encryption(not sealer.plain, name, copying.total, _out_of_reach(vault) if record else ())
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import hashlib
 import json
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -236,6 +238,20 @@ def test_a_stopped_encryption_changes_nothing(copied: Settings, file: Path, call
     assert shown == {name: content for name, content in before.items() if "blobs" not in name}
     encrypt(copied, file)
     assert_nothing_readable(copied)
+    assert_whole(copied)
+
+
+def test_an_interrupted_encryption_changes_nothing(copied: Settings, file: Path) -> None:
+    called = threading.Event()
+
+    def interrupt(done: float, total: float | None, message: str) -> None:
+        if not called.is_set():
+            called.set()
+            _thread.interrupt_main()
+
+    with pytest.raises(KeyboardInterrupt):
+        encrypt(copied, file, interrupt)
+    assert is_encrypted(copied) is copied.encryption_note.exists()
     assert_whole(copied)
 
 
