@@ -156,6 +156,7 @@ def _header(bundle: Bundle) -> dict[str, Any]:
         **cube_to_plain(manifest.cube),
         "embedder": plain(manifest.embedder),
         "redacted": plain(manifest.redacted),
+        "snapshots": plain(manifest.snapshots),
         "artifacts": {artifact.id: artifact.digest for artifact in manifest.artifacts},
     }
 

@@ -59,5 +59,7 @@ MAX_CUBE_NAME_CHARS = 64
 MAX_DESCRIPTION_CHARS = 2_000
 MAX_LICENCE_CHARS = 200
 MAX_GRANTS = 1_000
+MAX_SNAPSHOT_NAME_CHARS = 64
+MAX_SNAPSHOTS = 1_000  # named moments; with their reasons they still fit into a manifest
 MAX_DAYS = 1_000_000.0  # of a policy
 MAX_TOTAL = 2**53 - 1  # of counts: a whole number that every JSON reader keeps exactly

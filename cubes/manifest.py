@@ -28,7 +28,10 @@ from cubes.limits import (
     MAX_MANIFEST_BYTES,
     MAX_MEMORIES,
     MAX_NAME_CHARS,
+    MAX_REASON_CHARS,
     MAX_SHARDS,
+    MAX_SNAPSHOT_NAME_CHARS,
+    MAX_SNAPSHOTS,
     MAX_SOURCE_CHARS,
     MAX_SOURCES,
     MAX_TOTAL,
@@ -37,7 +40,9 @@ from cubes.limits import (
 FORMAT, VERSION = "memcube", 1
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 _DEPTH = 8  # the manifest needs 5: artifacts, artifact, sources, source
-_FIELDS = frozenset({"format", "version", "cube", "counts", "embedder", "redacted", "artifacts", "members"})
+_FIELDS = frozenset(
+    {"format", "version", "cube", "counts", "embedder", "redacted", "snapshots", "artifacts", "members"}
+)
 _COUNTS = frozenset({"memories", "versions", "edges", "passages", "states"})
 _HEX = frozenset("0123456789abcdef")
 _MAX_MEMBER_BYTES = MAX_LINE_VECTOR_BYTES + 4_096 + 256  # a shard of embeddings with its counts and header
@@ -78,6 +83,16 @@ class EmbedderHeader:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedMoment:
+    """A snapshot: the name of a moment of the cube's past, which the history in the bundle tells."""
+
+    name: str
+    at: datetime
+    author: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """How much there is. `versions` counts present and earlier ones, `edges` lineage, `passages` vectors."""
 
@@ -110,6 +125,7 @@ class Manifest:
     counts: Counts
     embedder: EmbedderHeader | None
     redacted: Sensitivity | None  # memories that are at least this sensitive were left out
+    snapshots: tuple[NamedMoment, ...]  # sorted by name
     artifacts: tuple[ArtifactHeader, ...]
     members: tuple[Member, ...]
 
@@ -148,6 +164,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         },
         "embedder": plain(embedder),
         "redacted": plain(manifest.redacted),
+        "snapshots": [plain(moment) for moment in sorted(manifest.snapshots, key=lambda moment: moment.name)],
         "artifacts": [_plain_artifact(artifact) for artifact in manifest.artifacts],
         "members": [
             {"name": member.name, "bytes": member.bytes, "sha256": member.sha256, "crc32": f"{member.crc32:08x}"}
@@ -181,11 +198,15 @@ def from_bytes(raw: bytes) -> Manifest:
     if len({artifact.id for artifact in artifacts}) != len(artifacts):
         raise MalformedCube("the manifest has an artifact twice")
     redacted = found["redacted"]
+    snapshots = tuple(_snapshot(item) for item in fields.array(found["snapshots"], "snapshots", MAX_SNAPSHOTS))
+    if len({moment.name for moment in snapshots}) != len(snapshots):
+        raise MalformedCube("the manifest has a snapshot twice")
     manifest = Manifest(
         cube=cube_from_plain(found["cube"]),
         counts=_counts(found["counts"]),
         embedder=_embedder(found["embedder"]),
         redacted=None if redacted is None else fields.choice(redacted, "redacted", Sensitivity),
+        snapshots=snapshots,
         artifacts=artifacts,
         members=_members(found["members"]),
     )
@@ -233,6 +254,16 @@ def _embedder(value: object) -> EmbedderHeader | None:
         fields.text(found["fingerprint"], "embedder.fingerprint", MAX_NAME_CHARS),
         fields.text(found["source"], "embedder.source", MAX_SOURCE_CHARS),
         fields.whole(found["dimension"], "embedder.dimension", 1, MAX_DIMENSION),
+    )
+
+
+def _snapshot(value: object) -> NamedMoment:
+    found = fields.mapping(value, "a snapshot", NamedMoment.__dataclass_fields__.keys())
+    return NamedMoment(
+        fields.text(found["name"], "name of a snapshot", MAX_SNAPSHOT_NAME_CHARS),
+        fields.instant(found["at"], "at of a snapshot"),
+        fields.text(found["author"], "author of a snapshot", MAX_NAME_CHARS),
+        fields.maybe_text(found["reason"], "reason of a snapshot", MAX_REASON_CHARS),
     )
 
 

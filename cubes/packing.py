@@ -20,7 +20,7 @@ from cubes.cube import MemCube, Sensitivity
 from cubes.encryption import check_recipients, encrypt, envelope
 from cubes.errors import DamagedBundle, MalformedCube, TooLargeBundle, WrongKey, named
 from cubes.limits import MAX_ARTIFACTS
-from cubes.manifest import MANIFEST, SIGNATURE, ArtifactHeader, EmbedderHeader, Manifest, Member
+from cubes.manifest import MANIFEST, SIGNATURE, ArtifactHeader, Counts, EmbedderHeader, Manifest, Member, NamedMoment
 from cubes.records import PackedMemory
 from cubes.shards import Tally, cut
 from cubes.signing import PublicKey, SigningKey
@@ -54,6 +54,16 @@ class WrittenBundle:
 
 
 @dataclass(frozen=True, slots=True)
+class _Spooled:
+    """What the manifest says of the members that were spooled."""
+
+    cube: MemCube
+    counts: Counts
+    artifacts: tuple[ArtifactHeader, ...]
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Seal:
     """To whom the file is encrypted; to nobody, it stays plain."""
 
@@ -69,6 +79,7 @@ def write_bundle(
     embedder: EmbedderHeader | None = None,
     artifacts: Iterable[PackedArtifact] = (),
     redacted: Sensitivity | None = None,
+    snapshots: Sequence[NamedMoment] = (),
     signing_key: SigningKey | None = None,
     recipients: Sequence[str] = (),
     passphrase: str | None = None,
@@ -79,6 +90,7 @@ def write_bundle(
 
     `header.policy` is what the bundle offers and `header.provenance` its watermark; owner, offered and mounted are not
     written. `memories` are written in the order in which they come. Without `embedder` no memory may have vectors.
+    `snapshots` name moments of the past that the memories' history tells.
 
     Raises:
         UnusableFile: `path` is in the way (and not `replace`), or cannot be written.
@@ -94,7 +106,10 @@ def write_bundle(
     check_target(path, replace)
     with scratch(path.parent) as file:
         spool = _Spool(file, path)
-        manifest = _spooled(spool, header, memories, embedder, artifacts, redacted, progress)
+        found = _spooled(spool, header, memories, embedder, artifacts, progress)
+        manifest = Manifest(
+            found.cube, found.counts, embedder, redacted, tuple(snapshots), found.artifacts, found.members
+        )
         raw = manifests.to_bytes(manifest)
         signed = None if signing_key is None else signing_key.sign(raw)
         chunks = _reported(spool.bundle_chunks(raw, signed), spool.bytes, progress)
@@ -108,10 +123,9 @@ def _spooled(
     memories: Iterable[PackedMemory],
     embedder: EmbedderHeader | None,
     artifacts: Iterable[PackedArtifact],
-    redacted: Sensitivity | None,
     progress: Progress,
-) -> Manifest:
-    """Spool all members; the manifest of them."""
+) -> _Spooled:
+    """Spool all members."""
     tally, dimension = Tally(), None if embedder is None else embedder.dimension
     for lines_name, lines, vectors_name, vectors in cut(memories, dimension, tally):
         spool.add(lines_name, [lines])
@@ -125,7 +139,7 @@ def _spooled(
         if len(headers) > MAX_ARTIFACTS:
             raise TooLargeBundle(f"more than {MAX_ARTIFACTS} artifacts do not fit into one bundle")
     cube = replace(header, owner=header.provenance.owner if header.provenance else "", offered=None, mounted=None)
-    return Manifest(cube, tally.counts, embedder, redacted, tuple(headers), tuple(spool.members))
+    return _Spooled(cube, tally.counts, tuple(headers), tuple(spool.members))
 
 
 def _spool_artifact(spool: _Spool, artifact: PackedArtifact, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""A file that is there whole or not at all: written under a partial name beside its own, made durable, then renamed."""
+"""A file that is there whole or not at all: written without a name or under a partial one, made durable, then named."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def write_target(path: Path, chunks: Iterable[bytes], replace: bool) -> WrittenF
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}{PARTIAL}")
     hashed, size = hashlib.sha256(), 0
     with writing(path):
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        descriptor = _unfinished(path.parent, partial)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             for chunk in chunks:
@@ -72,12 +72,26 @@ def write_target(path: Path, chunks: Iterable[bytes], replace: bool) -> WrittenF
                 size += len(chunk)
             with writing(path):
                 os.fsync(file.fileno())
+                if not partial.exists():  # it has no name yet: only now it gets one
+                    # A directory handle makes it linkat(2), which follows the link that stands in /proc.
+                    os.link(f"/proc/self/fd/{file.fileno()}", partial, src_dir_fd=file.fileno())
         with writing(path):
             _publish(partial, path, replace)
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
     return WrittenFile(size, f"sha256:{hashed.hexdigest()}")
+
+
+def _unfinished(folder: Path, partial: Path) -> int:
+    """A file to be written: without a name where the system can do that, so that a killed process leaves nothing."""
+    nameless = getattr(os, "O_TMPFILE", 0)
+    if nameless and os.path.isdir("/proc/self/fd"):
+        try:
+            return os.open(folder, os.O_WRONLY | nameless, 0o600)
+        except OSError:  # a file system that has none
+            pass
+    return os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
 
 
 def write_all(file: RawIOBase | BinaryIO, chunk: bytes, path: Path | str) -> None:

@@ -32,7 +32,7 @@ from cubes import (
 )
 from cubes.bundle import open_bundle
 from cubes.canonical import json_bytes
-from cubes.manifest import ArtifactHeader, ArtifactKind, EmbedderHeader
+from cubes.manifest import ArtifactHeader, ArtifactKind, EmbedderHeader, NamedMoment
 from cubes.packing import PackedArtifact, WrittenBundle, write_bundle
 from cubes.records import PackedMemory, PackedVersion
 from cubes.signing import SigningKey
@@ -158,6 +158,10 @@ def rich_bundle(path: Path, **options: Any) -> WrittenBundle:
         "embedder": EMBEDDER,
         "artifacts": [artifact(), artifact("a_lora", blob(2), kind=ArtifactKind.LORA, metadata=None)],
         "redacted": Sensitivity.SECRET,
+        "snapshots": (
+            NamedMoment("after the move", WHEN + timedelta(days=1), "anna"),
+            NamedMoment("before the move", WHEN, "owner", "just in case"),
+        ),
         "replace": True,
     }
     return write_bundle(path, cube(), rich_memories(), **(chosen | options))
@@ -180,6 +184,7 @@ def packed_again(raw: bytes, folder: Path, key: SigningKey | None = None) -> byt
                 for header in manifest.artifacts
             ],
             redacted=manifest.redacted,
+            snapshots=manifest.snapshots,
             signing_key=key,
             replace=True,
         )

@@ -27,7 +27,7 @@ from tests.cubes.bundles import TEST_KEY, packed_again, rich_memories
 from tests.cubes.golden.make import said
 
 GOLDEN = Path(__file__).parent / "golden" / "v1.memcube"
-GOLDEN_SHA256 = "336540fe18ec9c283cc90c7b4c47de02813188cfa0b815871717549d43d24f1c"
+GOLDEN_SHA256 = "721e628be98fd6d95a58bb63c5d47992e7018f30731021405ed8bfd53e61c22f"
 EXPECTED: dict[str, Any] = json.loads(GOLDEN.with_name("v1.json").read_text(encoding="utf-8"))
 FORMAT = (Path(__file__).parents[2] / "cubes" / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -70,6 +70,7 @@ def read_by_the_book(path: Path) -> dict[str, Any]:
         "cube": manifest["cube"],
         "embedder": [manifest["embedder"][name] for name in ("fingerprint", "source", "dimension")],
         "redacted": manifest["redacted"],
+        "snapshots": manifest["snapshots"],
         "signed_by": f"memcube-ed25519:{signature['key']}",
         "counts": [
             *(manifest["counts"][name] for name in ("memories", "versions", "edges", "passages")),
@@ -121,6 +122,7 @@ def written_by_the_book(what: dict[str, Any], secret: bytes) -> bytes:
             "counts": counts,
             "embedder": {"fingerprint": fingerprint, "source": source, "dimension": dimension},
             "redacted": what["redacted"],
+            "snapshots": what["snapshots"],
             "artifacts": artifacts,
             "members": [
                 {

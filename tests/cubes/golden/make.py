@@ -32,6 +32,15 @@ def said(bundle: Bundle) -> dict[str, Any]:
         "cube": cube_to_plain(manifest.cube),
         "embedder": [embedder.fingerprint, embedder.source, embedder.dimension],
         "redacted": manifest.redacted,
+        "snapshots": [
+            {
+                "name": moment.name,
+                "at": moment.at.isoformat(timespec="microseconds"),
+                "author": moment.author,
+                "reason": moment.reason,
+            }
+            for moment in manifest.snapshots
+        ],
         "signed_by": str(signature.key),
         "counts": [
             *(manifest.counts.memories, manifest.counts.versions, manifest.counts.edges, manifest.counts.passages),
