@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from cubes import Action, CubePolicy, MemCube, Provenance, Sensitivity
-from cubes.manifest import ArtifactHeader, ArtifactKind, EmbedderHeader
+from cubes.manifest import ArtifactHeader, ArtifactKind, EmbedderHeader, NamedMoment
 from cubes.packing import PackedArtifact, WrittenBundle, write_bundle
 from cubes.records import PackedMemory, PackedVersion
 from engine import keys
@@ -61,6 +61,7 @@ def pack(parts: Parts, request: Pack, caller: Caller, progress: Progress) -> Pac
             embedder=plan.embedder,
             artifacts=_artifacts(parts, connection, plan, request),
             redacted=plan.redacted,
+            snapshots=plan.snapshots,
             signing_key=signing,
             recipients=request.recipients,
             passphrase=passphrase,
@@ -129,6 +130,7 @@ class _Plan:
     without: frozenset[str]
     redacted: Sensitivity | None
     embedder: EmbedderHeader | None
+    snapshots: tuple[NamedMoment, ...]
     memories: int
 
 
@@ -164,7 +166,19 @@ def _plan(parts: Parts, connection: Connection, request: Pack, caller: Caller) -
         left_out(connection, reading),
         _redacted(connection, cube, allowed),
         embedder,
+        _snapshots(connection, reading),
         sum(count for _, count in queries.counts(connection, "state", cube.name, allowed)),
+    )
+
+
+def _snapshots(connection: Connection, reading: Reading) -> tuple[NamedMoment, ...]:
+    """The named moments that the packed history tells. Reasons may speak of what is left out."""
+    if not reading.history:
+        return ()
+    return tuple(
+        NamedMoment(found.name, found.at, found.author, found.reason if reading.everything else None)
+        for found in past.snapshots(connection, reading.cube)
+        if reading.moment is None or found.at <= reading.moment.at
     )
 
 

@@ -24,7 +24,16 @@ from engine.errors import Conflict, Invalid, NotAllowed, NotFound
 from engine.governance.access import allowed, clearance, granted, no_cube
 from engine.governance.policy import check_policy
 from engine.loader.comparison import compared
-from engine.loader.staged import WAITS, Staged, batches, stage_all, staging_of, taken, usable_vectors
+from engine.loader.staged import (
+    WAITS,
+    Staged,
+    batches,
+    stage_all,
+    staging_of,
+    take_snapshots,
+    taken,
+    usable_vectors,
+)
 from engine.loader.upgrading import Upgrade
 from engine.operations import Caller, Progress
 from engine.parts import Parts, answered, check_cube_name, once, readable_cubes, require_fit
@@ -124,6 +133,7 @@ def _show(
         mounted=mounted,
     )
     transaction.put_cube(cube, revision, "install")
+    take_snapshots(transaction, name, staged.bundle)
     require_fit(transaction, name)
     staged.settle(transaction, staged.memories - staged.embedded)
     return Installed(

@@ -18,11 +18,12 @@ from cubes.container import CHUNK_BYTES
 from cubes.manifest import ArtifactHeader
 from cubes.records import PackedMemory, PackedVersion
 from engine.clock import ALPHABET
+from engine.cube_operations import MAX_SNAPSHOTS
 from engine.embeddings import SYSTEM
 from engine.errors import Conflict, MemosError
 from engine.operations import Progress
 from engine.parts import Parts, memory_key
-from engine.vault import Transaction, staging
+from engine.vault import Transaction, past, staging
 from engine.vault.artifacts import ArtifactRow, put_artifacts
 from engine.vault.blobs import keep_blob
 from engine.vault.connection import Connection
@@ -242,3 +243,12 @@ def stage_all(staged: Staged, progress: Progress) -> None:
         staged.stage(batch)
         progress(staged.memories, total + 1, "installing")
     staged.rename_sources()
+
+
+def take_snapshots(transaction: Transaction, cube: str, bundle: Bundle) -> None:
+    """Name the moments of the cube's past that the bundle names."""
+    known = {found.name for found in past.snapshots(transaction.connection, cube)}
+    for moment in bundle.manifest.snapshots:
+        if moment.name not in known and len(known) < MAX_SNAPSHOTS:
+            known.add(moment.name)
+            transaction.put_snapshot(cube, moment.name, moment.at, 0, reason=moment.reason, author=moment.author)

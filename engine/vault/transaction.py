@@ -302,11 +302,20 @@ class Transaction:
         self.cubes_changed = True
         self.headers[cube.name] = None
 
-    def put_snapshot(self, cube: str, name: str, moment: datetime, revision: int, *, reason: str | None = None) -> None:
-        """Name a moment of a cube, or give the name another one."""
+    def put_snapshot(
+        self,
+        cube: str,
+        name: str,
+        moment: datetime,
+        revision: int,
+        *,
+        reason: str | None = None,
+        author: str | None = None,
+    ) -> None:
+        """Name a moment of a cube, or give the name another one. Revision 0: it came with a bundle."""
         place = f"snapshot:{cube}:{name}:reason"
         sealed = None if reason is None else self.connection.sealer.text(reason, place)
-        row = (cube, name, stored_time(moment), self.caller.principal.name, sealed, revision)
+        row = (cube, name, stored_time(moment), author or self.caller.principal.name, sealed, revision)
         columns = ("cube", "name", "moment", "author", "reason", "revision")
         self.insert("snapshots", columns, [row], replace_=True)
         self.headers[cube] = None
