@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from pathlib import Path
 from engine import loader
 from engine.cube_operations import Install, Mount
 from engine.embeddings import SYSTEM
-from engine.errors import Busy, Cancelled, Conflict, MemosError
-from engine.operations import Caller
+from engine.errors import Busy, Cancelled, Conflict, MemosError, NotFound
+from engine.operations import Caller, Progress
 from engine.parts import Parts
 from engine.removing import UNMOUNT, remove
 from engine.vault import Transaction, queries
@@ -30,6 +31,12 @@ from engine.watcher.rows import BUNDLE, Row
 
 WRITTEN_NS = 400_000_000  # a file that changed less than this ago may still be being written
 NOTE = "mount:"  # before the path: the note in the vault that says what file a cube was read from
+
+
+LIVE = "live"
+_VERSIONS = (
+    "SELECT (SELECT count(*) FROM memories WHERE cube = ?) + (SELECT count(*) FROM versions WHERE cube = ?) AS versions"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +55,10 @@ class Bundles:
         self._parts = parts
         self._row = row
         self._root = Path(row.path).parent if row.kind == BUNDLE else Path(row.path)
-        self._held: dict[str, _Held] | None = None
         self._refused: dict[str, Look] = {}
         self._names: dict[str, str] = {Path(row.path).name: row.cube} if row.kind == BUNDLE and row.cube else {}
         self.problems: dict[str, str] = {}
+        self._held = self._load()
 
     # --- keeping up --------------------------------------------------------------------------------------------
 
@@ -62,8 +69,6 @@ class Bundles:
 
         With a `caller` the mount is new, and a single bundle that is refused raises `MemosError`.
         """
-        if self._held is None:
-            self._held = self._load()
         held, changed = self._held, False
         for path in [path for path in held if path not in found.bundles and not found.could_hold(path)]:
             self._take_away(path, held.pop(path).cube)
@@ -99,7 +104,6 @@ class Bundles:
         return held
 
     def _show(self, path: str, look: Look, stopped: Callable[[], bool], caller: Caller | None) -> bool:
-        assert self._held is not None
         held = self._held.get(path)
         try:
             digest = _digest(self._root / path, stopped)
@@ -135,7 +139,6 @@ class Bundles:
         self.problems[path] = why
         self._refused[path] = look
         if held is not None:
-            assert self._held is not None
             self._held[path] = _Held(held.cube, held.digest, look)
 
     def _put(
@@ -150,11 +153,30 @@ class Bundles:
             if stopped():
                 raise Cancelled("the store is closing")
 
+        if held is not None and self._upgraded(file, request, asked, progress):
+            return self._note(file, digest, held.cube)
         if held is not None:
             trial = replace(request, name=f"{NOTE}{digest[:16]}", dry_run=True)
             loader.install(self._parts, Path(file), trial, asked, progress, mounted=file)
             self._remove(file, held.cube, f"{file} was replaced")
         cube = loader.install(self._parts, Path(file), request, asked, progress, mounted=file).cube
+        return self._note(file, digest, cube)
+
+    def _upgraded(self, file: str, request: Install, caller: Caller, progress: Progress) -> bool:
+        """Bring the cube up to the file, if that makes it what the file holds: nobody then sees it gone meanwhile."""
+        path, upgrade = Path(file), replace(request, upgrade=True)
+        try:
+            cube = loader.install(self._parts, path, upgrade, caller, progress, mounted=file).cube
+        except (Conflict, NotFound):
+            return False  # of another origin, or gone
+        found = loader.inspect(self._parts.vault.settings, path)
+        with self._parts.vault.reading() as connection:
+            states = _folded(queries.counts(connection, "state", cube))
+            (versions,) = connection.execute(_VERSIONS, [cube, cube]).fetchall()[0]
+        return (states, versions) == (_folded(found.states), found.versions)
+
+    def _note(self, file: str, digest: str, cube: str) -> str:
+        """Note which file the cube was read from; its name."""
 
         def note(transaction: Transaction) -> None:
             rows.put(transaction, Row(file, BUNDLE, cube))
@@ -189,19 +211,27 @@ class Bundles:
 
     def cubes(self) -> dict[str, str]:
         """The cubes that show bundles, with the files that they show."""
-        return {held.cube: str(self._root / path) for path, held in dict(self._held or {}).items()}
+        return {held.cube: str(self._root / path) for path, held in dict(self._held).items()}
 
     def path_of(self, cube: str) -> str | None:
         return self.cubes().get(cube)
 
     def shown(self, state: str) -> Iterator[Mount]:
         """Each bundle as a mount."""
-        for path, held in sorted(dict(self._held or {}).items()):
+        for path, held in sorted(dict(self._held).items()):
             with self._parts.vault.reading() as connection:
                 states = dict(queries.counts(connection, "state", held.cube))
             count = sum(states.get(live, 0) for live in queries.LIVE_STATES)
             problem = (f"{path}: {self.problems[path]}",) if path in self.problems else ()
             yield Mount(str(self._root / path), BUNDLE, held.cube, state, count, problem)
+
+
+def _folded(states: Collection[tuple[str, int]]) -> Counter[str]:
+    """Counts by state, where having been used makes no difference."""
+    found: Counter[str] = Counter()
+    for state, count in states:
+        found[LIVE if state in queries.LIVE_STATES else state] += count
+    return found
 
 
 def forget(transaction: Transaction, paths: Collection[str]) -> None:
