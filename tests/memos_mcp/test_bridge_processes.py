@@ -37,8 +37,8 @@ import sys
 from pathlib import Path
 from memos_mcp import bridge, dial
 bridge.SILENT_S = bridge.WATCH_S = 0.5
-dial.SILENCE_S = 2.0
-sys.exit(bridge.Bridge(Path({data!r}), patience_s=2.0).run())
+dial.SILENCE_S = 6.0
+sys.exit(bridge.Bridge(Path({data!r}), patience_s=6.0).run())
 """
 
 
