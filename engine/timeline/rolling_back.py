@@ -65,6 +65,7 @@ def rollback(
     before = None if dry_run else answered(parts, caller, request, _load)
     if before is not None:
         return before
+    revision = parts.vault.revision
     with parts.vault.reading() as connection:
         now = parts.clock.now()
         _require(connection, cube, caller)
@@ -73,11 +74,14 @@ def rollback(
             raise Invalid(f"{to!r} is not in the past: roll back to an earlier moment")
         plan = _plan(connection, moment, now, caller)
     if dry_run:
-        return _told(plan, parts.vault.revision, "")
+        return _told(plan, revision, "")
     vectors = _vectors(parts, plan, progress)
 
     def job(transaction: Transaction) -> tuple[RolledBack, Sequence[str]]:
-        result = _carry_out(parts, transaction, moment, reason, vectors)
+        latest = plan
+        if transaction.head.seq != revision:  # something was changed since
+            latest = _plan(transaction.connection, moment, transaction.now, caller)
+        result = _carry_out(parts, transaction, latest, reason, vectors)
         return result, [*result.restored, *result.archived, *result.expired]
 
     progress(len(plan.returning), len(plan.returning), "rolling back")
@@ -248,11 +252,9 @@ def _vectors(parts: Parts, plan: _Plan, progress: Progress) -> Vectors:
 # --- the transaction --------------------------------------------------------------------------------------------------
 
 
-def _carry_out(
-    parts: Parts, transaction: Transaction, moment: Moment, reason: str | None, vectors: Vectors
-) -> RolledBack:
+def _carry_out(parts: Parts, transaction: Transaction, plan: _Plan, reason: str | None, vectors: Vectors) -> RolledBack:
+    moment = plan.moment
     present = _require(transaction.connection, moment.cube, transaction.caller)
-    plan = _plan(transaction.connection, moment, transaction.now, transaction.caller)  # as things stand by now
     if not plan.revised and not plan.freed and plan.header == present:
         return _told(plan, transaction.head.seq, "")
     check_room(transaction, moment.cube)

@@ -23,6 +23,7 @@ from tests.engine.stores import ME, opened, run_python, settings_for
 MEMORIES = 400
 ROLLBACK = """
 import sys
+from itertools import cycle
 from pathlib import Path
 from engine.memos import MemOS
 from engine.operations import Caller
@@ -33,14 +34,13 @@ def tell(done, total, message):
         print("now", flush=True)
 
 with MemOS.open(Settings(data=Path(sys.argv[1]), embedder="none", offline=True, backup_every_h=0)) as memos:
-    while True:  # there and back again, until it is killed
-        done = memos.rollback("default", sys.argv[2], Caller(), progress=tell)
-        memos.rollback("default", done.before, Caller(), progress=tell)
+    for name in cycle(("then", "later")):  # there and back again, until it is killed
+        memos.rollback("default", name, Caller(), progress=tell)
 """
 
 
 def prepare(settings: Settings, memories: int = MEMORIES) -> None:
-    """A cube whose memories all say something else than at the snapshot `then`, and that has as many more."""
+    """A cube whose memories all say something else at its snapshots `then` and `later`."""
     with opened(settings) as memos:
         records = [{"content": f"Lamp number {n} is red.", "cube": "default"} for n in range(memories)]
         assert memos.import_memories(records, ME).added == memories
@@ -53,16 +53,17 @@ def prepare(settings: Settings, memories: int = MEMORIES) -> None:
             transaction.revise_all(told, "edit", revision)
 
         memos._parts.vault.write(change, ME)
+        memos.snapshot("default", "later", ME)
 
 
 def one_round(settings: Settings, delay_s: float) -> str:
-    """Kill a process so long after its rollback began; which state is left."""
-    process = run_python(ROLLBACK, str(settings.data), "then")
+    """Kill a process so long after its first rollback began; which state is left, and that it is a whole one."""
+    process = run_python(ROLLBACK, str(settings.data))
     assert process.stdout is not None
     assert process.stdout.readline() == "now\n"
     time.sleep(delay_s)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "it ended by itself"
     process.stdout.close()
     with opened(settings) as memos:
         contents = {memory.content.endswith("burns.") for memory in memos.memories_as_of("default", "now", ME)}
@@ -70,10 +71,10 @@ def one_round(settings: Settings, delay_s: float) -> str:
         assert len(contents) == 1, "the cube is half rolled back"
         assert count == len(memos.memories_as_of("default", "then", ME))
         assert memos.verify(ME) == ()
-        made = [found.name for found in memos.snapshots("default", ME) if found.name != "then"]
+        made = [found.name for found in memos.snapshots("default", ME) if found.name not in ("then", "later")]
         versions = {memory.version for memory in memos.memories_as_of("default", "now", ME)}
         assert versions == {2 + len(made)}, "each rollback made one version of each memory, and one snapshot"
-    return "before" if contents == {True} else "after"
+    return "later" if contents == {True} else "then"
 
 
 def main() -> None:

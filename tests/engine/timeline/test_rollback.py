@@ -11,6 +11,7 @@ import pytest
 from cubes import Action, Scope, Sensitivity
 from engine.cube_operations import FuseCubes
 from engine.errors import Cancelled, Invalid, NotAllowed, NotFound
+from engine.lifecycle.states import LIVE
 from engine.memos import MemOS
 from engine.operations import Caller, Fuse, Principal, Remember
 from engine.parts import content_key
@@ -19,7 +20,7 @@ from engine.timeline.rolling_back import BATCH
 from engine.vault import Transaction
 from tests.conftest import HandClock, until
 from tests.engine.stores import ME, archive, ask, contents, erase, ids, opened, say, state, with_vectors
-from tests.engine.timeline.kill_rounds import MEMORIES, one_round, prepare
+from tests.engine.timeline.kill_rounds import one_round, prepare
 from tests.engine.timeline.test_moments import held, mark
 
 WRITER = Caller(Principal("writer", grants=(("default", (Action.WRITE,)),)))
@@ -58,7 +59,8 @@ def test_a_cube_says_again_what_it_said_and_what_came_since_is_archived(dense: M
     assert done.revision == revision + 1
     assert contents(ask(dense, "which colour has the lamp, red or blue?"))[0] == "The lamp is red."
     assert ask(dense, "lamp").degraded is None
-    assert (state(dense, lamp), state(dense, mast), state(dense, sail)) == ("generated", "generated", "archived")
+    assert state(dense, lamp) in LIVE  # it was asked for: the background may have noted that already
+    assert (state(dense, mast), state(dense, sail)) == ("generated", "archived")
     last = dense.history(lamp, ME)[-1]
     assert (last.version, last.change, last.reason, last.author) == (3, "rollback", "a mistake", "owner")
     assert dense.verify(ME) == ()
@@ -268,5 +270,4 @@ def test_restoring_a_parent_leaves_one_that_another_fusion_holds(memos: MemOS) -
 def test_a_killed_rollback_happened_wholly_or_not_at_all(settings: Settings) -> None:
     prepare(settings)
     outcomes = [one_round(settings, delay_s) for delay_s in (0.0, 0.05, 0.4)]
-    assert set(outcomes) <= {"before", "after"}
-    assert MEMORIES > 100
+    assert set(outcomes) <= {"then", "later"}
