@@ -13,7 +13,7 @@ import anyio.to_thread
 import pytest
 
 from cubes import Action, Sensitivity
-from engine.cube_operations import FuseCubes, Govern, SetCube, Share
+from engine.cube_operations import FuseCubes, Govern, Install, Pack, SetCube, Share
 from engine.memos import MemOS
 from engine.operations import Caller, Forget, Principal, Remember
 from memos_mcp.connection import Connection, current_connection
@@ -98,7 +98,9 @@ async def test_every_change_reaches_two_clients_of_each_era(memos: MemOS, tmp_pa
     header = of_cube("work", Place.CUBE, Place.CUBE_HISTORY)
     memory = {spell(place, kept) for place in OF_A_MEMORY.values()}
     everything = {spell(Place.CUBES), spell(Place.STATUS), *memory}
-    for name in ("work", "all", "notes"):
+    bundle = tmp_path / "work.memcube"
+    memos.pack(Pack("work", bundle), CALLER)
+    for name in ("work", "all", "notes", "came in"):
         everything |= of_cube(name, *OF_A_CUBE.values())
 
     def fuse() -> None:
@@ -114,6 +116,12 @@ async def test_every_change_reaches_two_clients_of_each_era(memos: MemOS, tmp_pa
         ("rollback", lambda: memos.rollback("work", "first", CALLER), memory | of_cube("work", Place.SNAPSHOTS), False),
         ("mount", lambda: memos.mount(notes, CALLER, "notes"), of_cube("notes", Place.CUBE), True),
         ("unmount", lambda: memos.unmount("notes", CALLER), of_cube("notes", Place.CUBE), True),
+        (
+            "install",
+            lambda: memos.install(Install(str(bundle), "came in"), CALLER),
+            of_cube("came in", Place.CUBE),
+            True,
+        ),
         ("fuse", fuse, memory | of_cube("all", Place.MEMORIES), True),
         ("delete", lambda: memos.delete_cube("all", CALLER), of_cube("all", *OF_A_CUBE.values()), True),
     ]
