@@ -189,7 +189,7 @@ _CHECKS = (
         "SELECT m.id FROM memories AS m LEFT JOIN (SELECT id, min(version) AS first, max(version) AS last,"
         f" count(*) AS kept FROM versions GROUP BY id) AS v USING (id) WHERE {SHOWN} AND (v.last <> m.version - 1"
         " OR v.kept <> v.last - v.first + 1 OR (coalesce(v.kept, 0) < m.version - 1 AND m.cube NOT IN"
-        " (SELECT cube FROM audit WHERE action IN ('retain', 'import', 'install'))))",
+        " (SELECT cube FROM audit WHERE action IN ('retain', 'import', 'install', 'mount'))))",
     ),
     (
         "an erased memory is still there",

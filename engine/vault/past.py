@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from cubes import Lineage, MemCube, Memory, Relation
 from engine.cube_operations import CubeVersion, Snapshot
@@ -23,7 +23,6 @@ from engine.vault.rows import Record, cube_of, known_time, record_of, stored_tim
 from engine.vault.schema import CUBE_COLUMNS, MEMORY_COLUMNS
 
 PRESENT = 1 << 62  # later than every revision
-NEAR = timedelta(seconds=1)  # a snapshot that was made here names the time of its own transaction, or just before it
 COLUMNS = ", ".join(MEMORY_COLUMNS)
 EVERY_VERSION = f"(SELECT {COLUMNS} FROM memories UNION ALL SELECT {COLUMNS} FROM versions)"
 _OF_CUBE = "(SELECT id FROM memories WHERE cube = ? UNION SELECT id FROM versions WHERE cube = ?)"
@@ -61,17 +60,14 @@ def moment_at(connection: Connection, cube: str, at: datetime) -> Moment:
 
 def moment_of(connection: Connection, cube: str, snapshot: str) -> Moment | None:
     """The moment that a snapshot names; None: there is no such snapshot."""
-    rows = connection.execute(
-        "SELECT s.moment, s.revision, a.recorded_at FROM snapshots AS s LEFT JOIN audit AS a ON a.seq = s.revision"
-        " WHERE s.cube = ? AND s.name = ?",
-        [cube, snapshot],
-    ).fetchall()
-    if not rows:
+    row = connection.execute(
+        "SELECT moment, revision FROM snapshots WHERE cube = ? AND name = ?", [cube, snapshot]
+    ).fetchone()
+    if row is None:
         return None
-    moment, revision, noted = rows[0]
-    if noted is not None and timedelta(0) <= noted - moment <= NEAR:
-        return Moment(cube, known_time(moment), revision)
-    return moment_at(connection, cube, known_time(moment))  # it came with a bundle, out of the cube's own past
+    moment, revision = row
+    # What came with a bundle has no revision here: it names a moment of the cube's own past.
+    return Moment(cube, known_time(moment), revision or None)
 
 
 # --- memories -----------------------------------------------------------------------------------------------------
