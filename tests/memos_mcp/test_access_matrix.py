@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from cubes import Action, CubePolicy, Grant
+from cubes import Action, CubePolicy, Grant, Origin
 from engine.governance.policy import check_policy
 from engine.operations import Forget, Mode
+from engine.text.recalled import delimit
 from memos_mcp.auth import TokenFile, create_token, revoke_token
 from memos_mcp.server import build_server
 from memos_mcp.tools.table import TOOLSETS
@@ -220,12 +221,13 @@ def test_nobody_learns_from_writing_what_a_hidden_memory_says(served: Served) ->
     made: dict[str, None] = {}
     for id in hidden:
         content = served.memos.memory(id, ME).memory.content
-        block = f'<memory id="{id}">\n{content}\n</memory>'
+        block = delimit(id, {"cube": open_cube}, content)
         for said in (content, content.replace("57", "58"), block) if len(content) < 1_000 else ():
             answer = json.loads(voice.call("remember", content=said, cube=open_cube))["result"]["structuredContent"]
             for stored in answer["stored"]:
                 assert stored["id"] not in served.world.ids
                 assert not set(stored["conflicts_with"]) & set(hidden)
+                assert served.memos.memory(stored["id"], ME).memory.descriptive.origin is Origin.USER
                 made[stored["id"]] = None
     assert len(made) > len(LEVELS)
     served.memos.forget(Forget(ids=tuple(made), mode=Mode.ERASE, confirmed=True), ME)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cubes import Action, CubePolicy, Scope, Sensitivity
+from cubes import Action, CubePolicy, Origin, Scope, Sensitivity
 from engine.cube_operations import Govern, SetCube
 from engine.errors import NotAllowed, NotFound
 from engine.memos import MemOS
 from engine.operations import Caller, Event, Forget, Fuse, Mode, Principal, Recalled, Remember, Status, Turn
+from engine.text.recalled import delimit
 from tests.conftest import HandClock
 from tests.engine.stores import ME, ask, ids, opened, say, settings_for, told, with_vectors
 
@@ -121,9 +122,21 @@ def test_saying_what_is_in_a_hidden_memory_is_stored_as_new(memos: MemOS) -> Non
     assert again.id != hidden
     rival = told(memos, "The vault opens with 9999 turns.", READER, cube="ours").stored[0]
     assert rival.conflicts_with == (again.id,)
-    block = f'<memory id="{hidden}">\nThe vault opens with 1234 turns.\n</memory>'
-    assert all(item.id != hidden for item in told(memos, block, READER, cube="ours").stored)
+    block = delimit(hidden, {"cube": "ours"}, "The vault opens with 1234 turns.")
+    echoed = told(memos, block, READER, cube="ours").stored[0]
+    assert echoed.id != hidden
+    assert memos.memory(echoed.id, ME).memory.descriptive.origin is Origin.USER  # not recognised as what was recalled
+    assert told(memos, block, ME, cube="ours").stored[0].id == hidden
     assert told(memos, "The vault opens with 1234 turns.", ME, cube="ours").stored[0].status is Status.DUPLICATE
+
+
+def test_secrets_do_not_crowd_out_what_a_new_memory_contradicts(memos: MemOS) -> None:
+    share(memos, write=Scope.SHARED)
+    seen = say(memos, "The ferry to the island leaves at 7.", cube="ours")
+    for hour in range(8, 20):
+        say(memos, f"The ferry to the island leaves at {hour} leaves at {hour}.", cube="ours", sensitivity=SECRET)
+    answer = told(memos, "The ferry to the island leaves at 6.", READER, cube="ours").stored[0]
+    assert answer.conflicts_with == (seen,)
 
 
 def test_what_is_said_again_as_a_secret_becomes_one_with_all_its_pieces(memos: MemOS) -> None:
