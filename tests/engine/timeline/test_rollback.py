@@ -59,14 +59,16 @@ def test_a_cube_says_again_what_it_said_and_what_came_since_is_archived(dense: M
     assert done.revision == revision + 1
     assert contents(ask(dense, "which colour has the lamp, red or blue?"))[0] == "The lamp is red."
     assert ask(dense, "lamp").degraded is None
-    assert state(dense, lamp) in LIVE  # it was asked for: the background may have noted that already
-    assert (state(dense, mast), state(dense, sail)) == ("generated", "archived")
+    # What was asked for may have been noted as used by now.
+    assert {state(dense, lamp), state(dense, mast)} <= LIVE
+    assert state(dense, sail) == "archived"
     last = dense.history(lamp, ME)[-1]
     assert (last.version, last.change, last.reason, last.author) == (3, "rollback", "a mistake", "owner")
     assert dense.verify(ME) == ()
     dense.rollback("default", done.before, ME)
     assert contents(ask(dense, "which colour has the lamp, red or blue?"))[0] == "The lamp is blue."
-    assert (state(dense, mast), state(dense, sail)) == ("archived", "generated")
+    assert state(dense, mast) == "archived"
+    assert state(dense, sail) in LIVE
     assert dense.diff_cube("default", done.before, "now", ME).changed == ()
     assert dense.verify(ME) == ()
 
