@@ -73,8 +73,8 @@ class Erasure:
                 if record.memory.id in named:
                     raise
                 raise NotAllowed(
-                    "what is to be erased is also in what you may not change: who administers the cube has to erase it; "
-                    "nothing was erased"
+                    "what is to be erased is also in what you may not change: who administers the cube has to erase "
+                    "it; nothing was erased"
                 ) from error
 
     def collect(self) -> None:

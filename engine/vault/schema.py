@@ -111,7 +111,8 @@ UPDATE memories SET recorded = least(revision, found.seq) FROM (
     SELECT id, seq FROM memories ASOF JOIN (SELECT recorded_at, max(seq) AS seq FROM audit GROUP BY recorded_at) AS a
     ON updated_at >= a.recorded_at) AS found WHERE memories.id = found.id;
 UPDATE versions SET recorded = least(revision, found.seq) FROM (
-    SELECT id, version, seq FROM versions ASOF JOIN (SELECT recorded_at, max(seq) AS seq FROM audit GROUP BY recorded_at)
+    SELECT id, version, seq FROM versions
+    ASOF JOIN (SELECT recorded_at, max(seq) AS seq FROM audit GROUP BY recorded_at)
     AS a ON updated_at >= a.recorded_at) AS found WHERE versions.id = found.id AND versions.version = found.version;
 UPDATE memories SET sensitivity = header::JSON ->> 'sensitivity', parts = (header::JSON ->> 'parts')::INTEGER;
 UPDATE versions SET sensitivity = header::JSON ->> 'sensitivity', parts = (header::JSON ->> 'parts')::INTEGER;
