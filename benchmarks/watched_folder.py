@@ -34,7 +34,7 @@ ME = Caller()
 CUBE = "notes"
 LIMIT_S = 60.0
 QUIET_S = 1.5
-WORDS = ("harbour", "lantern", "meadow", "copper", "violet", "river", "stone", "winter", "garden", "piano", "rocket")
+WORDS = ("harbour", "lantern", "meadow", "copper", "violet", "river", "stone", "garden", "piano", "rocket")
 
 
 class Folder:

@@ -13,7 +13,7 @@ from engine.lifecycle.states import LIVE
 from engine.memos import MemOS
 from tests.engine.stores import ME
 
-WORDS = ("harbour", "lantern", "meadow", "copper", "violet", "river", "stone", "winter", "garden", "piano", "rocket")
+WORDS = ("harbour", "lantern", "meadow", "copper", "violet", "river", "stone", "garden", "piano", "rocket")
 
 
 def live(memos: MemOS, cube: str = "notes") -> Counter[tuple[str, str]]:
