@@ -101,6 +101,16 @@ def test_a_limit_is_filled_though_secrets_would_rank_higher(memos: MemOS) -> Non
     assert len(ask(memos, "harbour", READER, limit=8).memories) == 8
 
 
+def test_a_limit_is_filled_at_past_moments_too(memos: MemOS, clock: HandClock) -> None:
+    share(memos)
+    loud = [say(memos, f"Harbour harbour harbour berth {number}.", cube="ours") for number in range(60)]
+    quiet = [say(memos, f"Somebody mentioned the harbour on day {n} of a long trip.", cube="ours") for n in range(8)]
+    then = clock.pass_by(days=1)
+    clock.pass_by(days=1)
+    hide(memos, *loud)
+    assert set(ids(ask(memos, "harbour", READER, limit=8, as_of=then))) == set(quiet)
+
+
 def test_a_turn_is_not_found_by_the_words_of_a_hidden_turn_beside_it(memos: MemOS) -> None:
     share(memos)
     turns = (Turn("user", "What is the word of the day?"), Turn("assistant", "Xylophone."), Turn("user", "Thanks."))
