@@ -192,6 +192,12 @@ _CHECKS = (
         " (SELECT cube FROM audit WHERE action IN ('retain', 'import', 'install', 'mount'))))",
     ),
     (
+        "a change has no row in the audit log",
+        "SELECT id FROM (SELECT id, revision FROM memories UNION ALL SELECT id, revision FROM versions"
+        " UNION ALL SELECT name, revision FROM cube_versions UNION ALL SELECT name, revision FROM snapshots)"
+        " WHERE revision NOT IN (SELECT seq FROM audit)",
+    ),
+    (
         "an erased memory is still there",
         "SELECT id FROM tombstones WHERE id IN (SELECT id FROM memories UNION ALL SELECT id FROM versions"
         " UNION ALL SELECT id FROM embeddings)",
