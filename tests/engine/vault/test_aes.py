@@ -42,7 +42,12 @@ def test_a_value_that_was_changed_does_not_open(data: st.DataObject) -> None:
         SEALER.read_blob(bytes(stored), "m_1:1:content")
 
 
-@pytest.mark.parametrize("stored", ["", "no base64!", "QUJD", SEALER.text("here", "there"), "ü"])
+ELSEWHERE = SEALER.text("here", "there")
+
+
+@pytest.mark.parametrize(
+    "stored", ["", "no base64!", "QUJD", ELSEWHERE, "ü"], ids=["empty", "no base64", "short", "elsewhere", "no ASCII"]
+)
 def test_a_value_of_another_place_or_none_at_all_does_not_open(stored: str) -> None:
     with pytest.raises(Corrupt, match="'here'"):
         SEALER.read_text(stored, "here")
