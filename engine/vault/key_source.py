@@ -294,7 +294,7 @@ def _noted(settings: Settings) -> dict[str, Any]:
         paths = [*([noted["path"]] if "path" in noted else []), *noted.get("before", ())]
         if not all(isinstance(path, str) for path in paths):
             raise ValueError
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Unavailable(

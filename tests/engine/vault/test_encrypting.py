@@ -34,7 +34,7 @@ from tests.engine.test_forget import traces
 from tests.engine.vault.killing import WORK, Do, do_change, do_decrypt, do_encrypt, killed
 
 pytestmark = plain_only  # these choose for themselves which store is encrypted
-KILLS = int(os.environ.get("MEMOS_ENCRYPT_KILLS", "2"))  # of each kind
+KILLS = int(os.environ.get("MEMOS_ENCRYPT_KILLS", "1"))  # of each kind
 SAID = [f"Quillfeather number {n} keeps the zylophorous lantern {n} in house {n * 7}." for n in range(30)]
 BLOB = SAID[1].encode() * 3_000
 DIGEST = f"sha256:{hashlib.sha256(BLOB).hexdigest()}"
@@ -304,6 +304,23 @@ def test_a_value_that_was_moved_or_changed_is_found_and_named(copied: Settings, 
     with pytest.raises(Corrupt):
         encrypting.decrypt(copied)
     assert is_encrypted(copied)
+
+
+def test_a_flipped_byte_of_an_encrypted_store_is_never_a_wrong_answer(copied: Settings, file: Path) -> None:
+    encrypt(copied, file)
+    MemOS.open(copied).close()
+    content = copied.database.read_bytes()
+    chance = random.Random(3)
+    noticed = 0
+    for _ in range(8):
+        place = chance.randrange(len(content))
+        copied.database.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            with MemOS.open(copied) as memos:
+                assert [memory.content for memory in memos.memories("default", ME).memories] == SAID
+        except (Corrupt, Unavailable, NotAllowed):
+            noticed += 1
+    assert noticed
 
 
 # --- another key ------------------------------------------------------------------------------------------------------
