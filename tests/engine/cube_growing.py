@@ -51,6 +51,7 @@ class Growing:
             (1, self.erase),
             (1, self.let_go),
             (2, self.wait),
+            (1, self.name_the_moment),
         ]
         weights = [weight for weight, _ in operations]
         for _ in range(steps):
@@ -103,8 +104,8 @@ class Growing:
         self.memos.forget(Forget(ids=self.some(2), reason=self.chance.choice((None, "Aufräumen – äöü"))), ME)
 
     def restore(self) -> None:
-        (id,) = self.some(1)
-        self.memos.restore(id, self.chance.randint(1, 3), ME, "as it was")
+        for id in self.some(1):
+            self.memos.restore(id, self.chance.randint(1, 3), ME, "as it was")
 
     def govern(self) -> None:
         self.memos.govern(
@@ -134,3 +135,6 @@ class Growing:
     def wait(self) -> None:
         self.clock.pass_by(hours=self.chance.choice((1, 20)))
         self.memos.sweep()
+
+    def name_the_moment(self) -> None:
+        self.memos.snapshot(self.cube, self.chance.choice(("then", "später", "🜁")), ME, self.chance.choice((None, "ß")))
