@@ -32,6 +32,7 @@ from engine.parts import Parts, answered, check_cube_name, ensure_cube, memory_k
 from engine.recall import rank
 from engine.text.claims import Relation as Claim
 from engine.text.claims import compare
+from engine.text.origins import other_subject, same_origin
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record, stored_time
 
@@ -199,12 +200,14 @@ def _similar(memory: Memory, indexes: Mapping[str, CubeIndex], now: datetime) ->
 def _relate(plan: _Plan, one: Record, other: Record) -> None:
     newer, older = newest_first([one, other])
     verdict = compare(older.memory.content, newer.memory.content)
-    times = (one.memory.descriptive.occurred_at, other.memory.descriptive.occurred_at)
-    if None not in times and times[0] != times[1]:
-        return  # two events that were alike, each at its own time
-    if verdict.relation is Claim.SAME:
+    ours, theirs = one.memory.descriptive, other.memory.descriptive
+    if other_subject(ours.metadata, theirs.metadata):
+        return
+    other_time = None not in (ours.occurred_at, theirs.occurred_at) and ours.occurred_at != theirs.occurred_at
+    if verdict.relation is Claim.SAME and not other_time and same_origin(ours.metadata, theirs.metadata):
         plan.join(one.memory.id, other.memory.id)
-    elif verdict.relation is Claim.RIVAL:
+    # A time that the texts themselves speak of may well be what they disagree about.
+    elif verdict.relation is Claim.RIVAL and (not other_time or ours.mentions or theirs.mentions):
         plan.rivals[(older.memory.id, newer.memory.id)] = verdict.about
 
 

@@ -77,6 +77,12 @@ def test_rivals_of_two_cubes_are_both_kept_linked_and_listed(memos: MemOS) -> No
     assert Relation.CONFLICTS_WITH in {edge.relation for edge in newer.lineage}
 
 
+def test_rivals_that_name_other_days_are_listed_too(memos: MemOS) -> None:
+    say(memos, "The team meets on Tuesday at nine.", cube="home")
+    say(memos, "The team meets on Wednesday at nine.", cube="work")
+    assert len(memos.fuse_cubes(BOTH, ME).conflicts) == 1
+
+
 def test_a_conversation_and_a_long_text_stay_whole(memos: MemOS) -> None:
     turns = tuple(Turn("user" if n % 2 else "assistant", f"Turn number {n} of the talk.") for n in range(4))
     memos.remember(Remember(messages=turns, cube="home", source="talk"), ME)

@@ -50,6 +50,7 @@ def test_a_sweep_that_fails_is_logged_by_its_type_and_work_goes_on(
 def test_a_store_is_closed_in_order_although_its_last_sweep_fails(tmp_path: Path, failure: Exception) -> None:
     memos = opened_on_a_full_disk(tmp_path, failure)
     memos.remember(Remember(content="The ferry leaves at seven."), Caller())
-    _close(Opened(memos, build_server(memos, version=VERSION)))
+    server = build_server(memos, version=VERSION)
+    _close(Opened(memos, server, lambda toolsets: server))
     with store(tmp_path) as again:  # Busy, were it still open
         assert again.recall(Recall(query="When does the ferry leave?"), Caller()).memories
