@@ -107,6 +107,10 @@ class MountArguments(Arguments):
     name: CubeName | None = None
 
 
+class UnmountArguments(Arguments):
+    cube: PathText  # a cube's name, or the absolute path of what is mounted
+
+
 class AuditArguments(Arguments):
     cube: CubeName | None = None
     since: Annotated[Whole, Field(ge=0)] = 0
@@ -203,7 +207,7 @@ def mount(memos: MemOS, asked: Asked) -> object:
 
 
 def unmount(memos: MemOS, asked: Asked) -> object:
-    name = parse(OfCube, asked.params).cube
+    name = parse(UnmountArguments, asked.params).cube
     memos.unmount(name, asked.caller)
     return {"unmounted": name}
 

@@ -213,9 +213,6 @@ class Bundles:
         """The cubes that show bundles, with the files that they show."""
         return {held.cube: str(self._root / path) for path, held in dict(self._held).items()}
 
-    def path_of(self, cube: str) -> str | None:
-        return self.cubes().get(cube)
-
     def shown(self, state: str) -> Iterator[Mount]:
         """Each bundle as a mount."""
         for path, held in sorted(dict(self._held).items()):

@@ -125,7 +125,7 @@ class Watcher:
         if kind == BUNDLE and (holder := self._holder(path)) is not None:
             return self._show(holder, path, name)
         if kind == DROP and name is not None:
-            raise Invalid(f"{path} is a folder of bundles, and each has a name of its own: mount one of them by itself")
+            raise Invalid(f"{path} is a folder of bundles, and each has a name of its own: mount it without a name")
         if name is not None:
             check_cube_name(name)
         row = Row(str(path), kind, name or (_name_of(path) if kind == NOTES else ""))
@@ -181,39 +181,51 @@ class Watcher:
             self._mounts.append(mounted)
 
     def unmount(self, name: str, caller: Caller) -> None:
-        """Take away a mount by the name of its cube or by its path: the cube goes, the files stay.
+        """Take away a mount by the name of its cube or by its absolute path: its cubes go, the files stay.
+
+        A folder of bundles has no cube of its own, and so no name: its path is what it is called by.
 
         Raises:
             NotFound: nothing of that name is mounted (for this caller).
             NotAllowed: it is for who may administer the cube.
-            Invalid: the bundle lies in a folder that is mounted.
+            Invalid: the bundle lies in a folder that is mounted, or it is the folder that is mounted by itself.
         """
+        if not os.path.isabs(name):
+            check_cube_name(name)
         mounted = self._named(name, caller)
         if mounted is None:
-            raise NotFound(f"{no_cube(name)}; `memos-mcp mounts` lists what is mounted")
+            missing = f"nothing is mounted at {name}" if os.path.isabs(name) else no_cube(name)
+            raise NotFound(f"{missing}; `memos-mcp mounts` lists what is mounted")
+        if mounted.path == self._drop_folder and mounted.path.is_dir():
+            raise Invalid(f"{mounted.path} is mounted by itself while it is there: move its files out of the folder")
         self._take_out(mounted, caller, None)
 
     def _named(self, name: str, caller: Caller) -> Mounted | None:
         with self._guard:
             mounts = list(self._mounts)
-        path = os.path.abspath(name)
+        path = os.path.normpath(name) if os.path.isabs(name) else None
         for mounted in mounts:
             if name == mounted.row.cube or path == mounted.row.path:
                 self._require(mounted.row.cube or EVERY_CUBE, caller)
                 return mounted
-            held = mounted.bundles.path_of(name)
-            if held is not None:
-                self._require(name, caller)
+            for cube, file in mounted.bundles.cubes().items():
+                if name != cube and path != file:
+                    continue
+                self._require(cube, caller)
                 if mounted.row.kind == BUNDLE:
                     return mounted
-                raise Invalid(f"{name!r} shows {held}, in a folder that is watched: move the file out of the folder")
+                raise Invalid(
+                    f"{cube!r} shows {file}, in a folder that is watched: move the file out of the folder, "
+                    f"or unmount {mounted.row.path}"
+                )
         return None
 
     def _require(self, cube: str, caller: Caller) -> None:
         if cube != EVERY_CUBE:
             readable_cubes(self._parts, [cube], caller)
         if not granted(caller.principal, cube, Action.ADMIN):
-            raise NotAllowed(f"{caller.principal.name} may not unmount {cube!r}: its owner may")
+            what = "a folder of bundles" if cube == EVERY_CUBE else repr(cube)
+            raise NotAllowed(f"{caller.principal.name} may not unmount {what}: its owner may")
 
     def _take_out(self, mounted: Mounted, caller: Caller, reason: str | None) -> None:
         """End it first, so that whoever is at it lets go, then take away what it brought."""

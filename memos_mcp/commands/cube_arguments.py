@@ -185,11 +185,12 @@ def _policy(p: argparse.ArgumentParser) -> None:
 
 def _mount(p: argparse.ArgumentParser) -> None:
     p.add_argument("path", metavar="PATH", help="a .memcube file, or a folder of notes or of .memcube files")
-    p.add_argument("--as", dest="name", metavar="NAME", help="the cube's name (default: the file's or folder's)")
+    words = "the cube's name (default: the file's or folder's); not for a folder of bundles"
+    p.add_argument("--as", dest="name", metavar="NAME", help=words)
 
 
 def _unmount(p: argparse.ArgumentParser) -> None:
-    p.add_argument("cube", metavar="NAME", help="as `mounts` shows it")
+    p.add_argument("cube", metavar="NAME", help="as `mounts` shows it, or the path: a folder of bundles goes by it")
 
 
 def _govern(p: argparse.ArgumentParser) -> None:

@@ -129,6 +129,26 @@ def test_a_folder_of_notes_is_mounted_and_followed(sh: Shell, tmp_path: Path) ->
     assert "nothing at" in sh("mount", str(tmp_path / "nowhere")).err
 
 
+def test_a_folder_of_bundles_is_unmounted_by_its_path(
+    sh: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "drop"
+    folder.mkdir()
+    (folder / "other.memcube").write_text("no bundle at all", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert "without a name" in sh("mount", "drop", "--as", "mine").err
+    assert sh("mount", "drop").out == f"the bundles in {folder} are shown as read-only cubes: ready\n"
+    listed = sh("mounts")
+    assert listed.out.splitlines()[1].split()[:2] == [str(folder), "drop"]
+    assert f"{folder}: other.memcube: " in listed.err
+    assert sh("unmount", "").code != 0
+    assert sh("unmount", "drop").out == f"{folder} is shown no more; its files are as they were\n"
+    sh.good("mount", "drop")
+    assert sh.good("unmount", "./drop/") == {"unmounted": str(folder)}
+    assert "nothing is mounted at" in sh("unmount", "drop").err
+    assert sh.good("mounts") == {"mounts": []}
+
+
 def test_the_audit_log_is_shown_and_verified_in_the_store_and_in_copies(sh: Shell, tmp_path: Path) -> None:
     kept = sh.remember("The lock was changed.", "--cube", "log")
     sh.good("forget", kept, "--reason", "it rusted")
@@ -137,6 +157,8 @@ def test_the_audit_log_is_shown_and_verified_in_the_store_and_in_copies(sh: Shel
     assert "it rusted" in sh("audit", "show", "--cube", "log").out
     after = sh.good("audit", "show", "--cube", "log", "--since", str(entries[-2]["seq"]))["entries"]
     assert [entry["seq"] for entry in after] == [entries[-1]["seq"]]
+    assert sh.good("audit", "show", "--cube", "log", "--limit", "2")["entries"] == entries[-2:]
+    assert sh.good("audit", "show", "--cube", "log", "--since", "0", "--limit", "1")["entries"] == entries[:1]
     assert sh.good("audit", "verify") == {"problems": []}
     copy = tmp_path / "copy.duckdb"
     sh.good("backup", str(copy))

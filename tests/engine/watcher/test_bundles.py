@@ -9,7 +9,7 @@ import pytest
 
 from engine import keys
 from engine.cube_operations import Pack
-from engine.errors import Conflict, Invalid, NotAllowed
+from engine.errors import Conflict, Invalid, NotAllowed, NotFound
 from engine.memos import MemOS
 from engine.operations import Remember
 from engine.removing import UNMOUNT, remove
@@ -194,6 +194,43 @@ def test_a_folder_of_notes_and_bundles_shows_both(settings: Settings, elsewhere:
         assert names(memos) == ["harbour"]
         memos.unmount(str(folder), ME)
         assert (names(memos), memos.mounts(ME)) == ([], ())
+
+
+def test_a_folder_of_bundles_goes_by_its_path_and_takes_its_bundles_along(
+    settings: Settings, elsewhere: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    file = packed(elsewhere, folder / "h.memcube", "The pier is made of oak.")
+    with opened(settings) as memos:
+        with pytest.raises(Invalid, match="each has a name of its own: mount it without a name"):
+            memos.mount(folder, ME, "files")
+        assert memos.mount(folder, ME).kind == "drop"
+        for name in ("harbour", str(file)):
+            with pytest.raises(Invalid, match=f"move the file out of the folder, or unmount {folder}"):
+                memos.unmount(name, ME)
+        with pytest.raises(Invalid, match="1 to"):
+            memos.unmount("", ME)
+        with pytest.raises(NotFound, match="nothing is mounted at"):
+            memos.unmount(str(tmp_path), ME)
+        assert names(memos) == ["harbour"]
+        memos.unmount(f"{folder}/", ME)
+        assert (names(memos), memos.mounts(ME), file.exists()) == ([], (), True)
+        assert memos.verify(ME) == ()
+    with opened(settings) as memos:
+        assert (names(memos), memos.mounts(ME)) == ([], ())
+
+
+def test_the_folder_that_is_mounted_by_itself_is_not_unmounted_while_it_is_there(
+    settings: Settings, drop: Path
+) -> None:
+    with opened(settings) as memos:
+        with pytest.raises(Invalid, match="mounted by itself"):
+            memos.unmount(str(drop), ME)
+        assert [mount.path for mount in memos.mounts(ME)] == [str(drop)]
+        drop.rmdir()
+        memos.unmount(str(drop), ME)
+        assert memos.mounts(ME) == ()
 
 
 @pytest.mark.parametrize("lost", ["the mount", "the cube"])
