@@ -76,6 +76,7 @@ class RolledBack:
     gone: tuple[str, ...] = ()  # erased since, or let go by retention: they do not come back
     expired: tuple[str, ...] = ()  # lived then, but their time has passed since: they are expired again
     unfused: tuple[str, ...] = ()  # parents in other cubes that live again, as what they were fused into went
+    header: tuple[str, ...] = ()  # fields of the cube's header that are as they were then
 
 
 # --- governance ---------------------------------------------------------------------------------------------------

@@ -125,6 +125,7 @@ def rolled_back(outcome: RolledBack) -> dict[str, Any]:
         "archived": list(outcome.archived),
         "expired": list(outcome.expired),
         "unfused": list(outcome.unfused),
+        "header": list(outcome.header),
         "kept": list(outcome.kept),
         "gone": list(outcome.gone),
     }

@@ -39,6 +39,7 @@ from engine.vault.rows import Record
 
 BATCH = 32  # contents embedded between two steps of progress
 AUTOMATIC = "before-rollback-"
+RETURNING = ("description", "licence")  # of the header: who may do what stays as it is
 Vectors = dict[str, dict[str, NDArray[np.float32]]]  # fingerprint -> id -> [passages, dimension]
 
 
@@ -117,6 +118,7 @@ class _Plan:
     kept: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     freed: dict[str, Record] = field(default_factory=dict)  # parents in other cubes that live again
+    returned: list[str] = field(default_factory=list)  # fields of the header that change
 
     @property
     def returning(self) -> dict[str, Memory]:
@@ -146,6 +148,7 @@ def _plan(connection: Connection, moment: Moment, now: datetime, caller: Caller)
     header = past.header_at(connection, moment)
     if header is not None:
         plan.header = replace(cube, description=header.description, licence=header.licence)
+        plan.returned = [name for name in RETURNING if getattr(plan.header, name) != getattr(cube, name)]
     return plan
 
 
@@ -229,6 +232,7 @@ def _told(plan: _Plan, revision: int, before: str) -> RolledBack:
         gone=tuple(plan.gone),
         expired=tuple(plan.expired),
         unfused=tuple(plan.freed),
+        header=tuple(plan.returned),
     )
 
 
@@ -317,7 +321,7 @@ def _unfuse(transaction: Transaction, plan: _Plan) -> None:
 
 # --- recorded answers -----------------------------------------------------------------------------------------------
 
-_LISTS = ("restored", "archived", "kept", "gone", "expired", "unfused")
+_LISTS = ("restored", "archived", "kept", "gone", "expired", "unfused", "header")
 
 
 def _dump(result: RolledBack) -> dict[str, Any]:

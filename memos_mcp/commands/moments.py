@@ -126,6 +126,7 @@ OUTCOMES = {
     "archived": "did not exist then: archived",
     "expired": "lived then, but their time has passed",
     "unfused": "in other cubes live again",
+    "header": "fields of the cube itself are as they were then",
     "kept": "frozen: stay as they are",
     "gone": "erased since, or let go: do not come back",
 }
@@ -150,7 +151,7 @@ def rollback(session: Session, options: argparse.Namespace) -> int:
 
 def _sum(rollback: Mapping[str, Any]) -> str:
     counts = [f"{len(rollback[name]):,} {words}" for name, words in OUTCOMES.items() if rollback[name]]
-    return "; ".join(counts) or "nothing differs"
+    return "; ".join(counts) or "no memory differs, nor the description or licence; rules stay as they are now"
 
 
 def _show(session: Session, rollback: Mapping[str, Any]) -> None:

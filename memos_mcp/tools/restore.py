@@ -50,6 +50,7 @@ OUTCOMES = {
     "archived": "did not exist then and are archived",
     "expired": "lived then, but their time has passed since",
     "unfused": "in other cubes live again, as what they were fused into goes",
+    "header": "of the cube itself are as they were then",
     "kept": "are frozen and stay as they are",
     "gone": "were erased since, or let go, and do not come back",
 }
@@ -93,7 +94,7 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
             return {"restored": None, "rollback": {**render_cubes.rolled_back(done), "done": True}, "confirm": None}
     preview = memos.rollback(asked.cube, asked.to, caller, dry_run=True, progress=progress)
     if asked.confirm is None:
-        changes = preview.restored or preview.archived or preview.expired or preview.unfused
+        changes = preview.restored or preview.archived or preview.expired or preview.unfused or preview.header
         token = token_for(preview, caller) if changes and not asked.dry_run else None
         return {"restored": None, "rollback": {**render_cubes.rolled_back(preview), "done": False}, "confirm": token}
     check(asked.confirm, preview, caller)
@@ -146,7 +147,8 @@ def text(result: Result) -> str:
     for outcome, words in OUTCOMES.items():
         if ids := rollback[outcome]:
             more = f" and {len(ids) - SHOWN_IDS:,} more" if len(ids) > SHOWN_IDS else ""
-            lines.append(f"{plural(len(ids), 'memory')}: {words}: {', '.join(ids[:SHOWN_IDS])}{more}.")
+            what = plural(len(ids), "field" if outcome == "header" else "memory")
+            lines.append(f"{what}: {words}: {', '.join(ids[:SHOWN_IDS])}{more}.")
     if done:
         lines.append(f"To undo it: restore cube {name} to {quoted(rollback['before'])}.")
     elif result["confirm"] is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cubes import Action, Scope, Sensitivity
-from engine.cube_operations import FuseCubes
+from engine.cube_operations import FuseCubes, SetCube
 from engine.errors import Cancelled, Invalid, NotAllowed, NotFound
 from engine.lifecycle.states import LIVE
 from engine.memos import MemOS
@@ -273,3 +273,12 @@ def test_a_killed_rollback_happened_wholly_or_not_at_all(settings: Settings) -> 
     prepare(settings)
     outcomes = [one_round(settings, delay_s) for delay_s in (0.0, 0.05, 0.4)]
     assert set(outcomes) <= {"then", "later"}
+
+
+def test_a_rollback_brings_the_description_back_and_says_so(memos: MemOS) -> None:
+    say(memos, "The harbour opens at eight.", cube="work")
+    memos.snapshot("work", "one", ME)
+    memos.set_cube(SetCube("work", description="another"), ME)
+    assert memos.rollback("work", "one", ME, dry_run=True).header == ("description",)
+    assert memos.rollback("work", "one", ME).header == ("description",)
+    assert memos.cube("work", ME).cube.description == ""
