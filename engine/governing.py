@@ -323,16 +323,16 @@ def _opened(request: Share) -> dict[str, Any]:
 
 
 def audit(
-    parts: Parts, caller: Caller, since: int = 0, limit: int = 100, cube: str | None = None
+    parts: Parts, caller: Caller, since: int | None = None, limit: int = 100, cube: str | None = None
 ) -> tuple[AuditEntry, ...]:
-    """Rows of the audit log after number `since`: all for the owner, else of the cubes that the caller administers.
+    """The log's rows after `since`, or its last: all for the owner, else of the cubes that the caller administers.
 
     Raises:
         NotFound: no such cube for this caller.
         NotAllowed: it may read the cube, but not administer it.
         Invalid: a bound was passed.
     """
-    if not 1 <= limit <= MAX_ENTRIES or since < 0:
+    if not 1 <= limit <= MAX_ENTRIES or (since or 0) < 0:
         raise Invalid(f"limit is 1 to {MAX_ENTRIES}, and since is the number of a row: these are {limit} and {since}")
     owner = caller.principal.owner
     with parts.vault.reading() as connection:

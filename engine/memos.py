@@ -237,7 +237,7 @@ class MemOS:
         return governing.share(self._parts, request, caller)
 
     def audit(
-        self, caller: Caller, since: int = 0, limit: int = 100, cube: str | None = None
+        self, caller: Caller, since: int | None = None, limit: int = 100, cube: str | None = None
     ) -> tuple[AuditEntry, ...]:
         """Rows of the audit log. See `engine.governing`."""
         return governing.audit(self._parts, caller, since, limit, cube)

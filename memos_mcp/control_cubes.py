@@ -113,7 +113,7 @@ class UnmountArguments(Arguments):
 
 class AuditArguments(Arguments):
     cube: CubeName | None = None
-    since: Annotated[Whole, Field(ge=0)] = 0
+    since: Annotated[Whole, Field(ge=0)] | None = None  # absent: the last ones
     limit: Annotated[Whole, Field(ge=1, le=MAX_AUDIT_PAGE)] = AUDIT_PAGE
 
 

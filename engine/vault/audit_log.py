@@ -19,14 +19,15 @@ _LAST_REVISION = f"SELECT max(revision) FROM ({' UNION ALL '.join(f'SELECT revis
 
 
 def audit_rows(
-    connection: Connection, *, since: int = 0, limit: int | None = None, cubes: Sequence[str] | None = None
+    connection: Connection, *, since: int | None = 0, limit: int | None = None, cubes: Sequence[str] | None = None
 ) -> Iterator[AuditRow]:
-    """The rows after `since`, in order; of these cubes, or of all."""
+    """The rows after `since`, in order, or the last ones where it is None; of these cubes, or of all."""
     where, which = ("", []) if cubes is None else (" AND cube IN (SELECT unnest(?::VARCHAR[]))", [list(cubes)])
-    sql = f"SELECT {', '.join(AUDIT_COLUMNS)} FROM audit WHERE seq > ?{where} ORDER BY seq"
+    sql = f"SELECT {', '.join(AUDIT_COLUMNS)} FROM audit WHERE seq > ?{where} ORDER BY seq{' DESC' * (since is None)}"
     if limit is not None:
         sql += f" LIMIT {int(limit)}"
-    for row in connection.execute(sql, [since, *which]).fetchall():
+    rows = connection.execute(sql, [since or 0, *which]).fetchall()
+    for row in reversed(rows) if since is None else rows:
         yield audit_row_of(row, connection.sealer)[0]
 
 

@@ -218,7 +218,7 @@ def _audit_verify(p: argparse.ArgumentParser) -> None:
 
 def _audit_show(p: argparse.ArgumentParser) -> None:
     p.add_argument("--cube", help="only of this cube")
-    p.add_argument("--since", type=int, metavar="SEQ", help="only what came after this number")
+    p.add_argument("--since", type=int, metavar="SEQ", help="the first rows after this number (default: the last)")
     p.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (default 100)")
 
 

@@ -274,8 +274,11 @@ def test_who_administers_a_cube_reads_its_rows_and_no_others(memos: MemOS, tmp_p
 def test_rows_are_given_in_parts_and_of_one_cube(memos: MemOS) -> None:
     for number in range(5):
         say(memos, f"Note {number}.", cube="ours")
-    first = memos.audit(ME, limit=2)
-    assert [row.seq for row in first] == [1, 2]
+    whole = [row.seq for row in memos.audit(ME)]
+    assert whole == sorted(whole)
+    assert [row.seq for row in memos.audit(ME, limit=2)] == whole[-2:]
+    assert [row.seq for row in memos.audit(ME, cube="ours", limit=2)] == whole[-2:]
+    assert [row.seq for row in memos.audit(ME, since=0, limit=2)] == [1, 2]
     assert [row.seq for row in memos.audit(ME, since=2, limit=2)] == [3, 4]
     assert memos.audit(ME, cube="nowhere") == ()
     reader = Caller(Principal("reader", grants=(("ours", (Action.READ,)),)))
