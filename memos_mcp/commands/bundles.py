@@ -12,9 +12,11 @@ import contextlib
 import getpass
 import hashlib
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from cubes.bundle import Bundle
@@ -27,14 +29,18 @@ from memos_mcp.commands.unpacking import unpack as write_plain
 from memos_mcp.terminal import interactive
 
 URL_MARK = "://"
+BUNDLE = ".memcube"
 ZIP_START, NAME_AT = b"PK\x03\x04", 30  # where the name of a ZIP's first member stands
 PACKING = ("redact", "snapshot", "recipients")
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 # --- packing and installing -----------------------------------------------------------------------------------------
 
 
 def pack(session: Session, options: argparse.Namespace) -> int:
+    if not options.file.endswith(BUNDLE):
+        raise Usage(f"{options.file!r} does not end in {BUNDLE}: name a bundle, as in notes{BUNDLE}")
     with asked_passphrase(session, options) as passphrase_file:
         wanted = {
             **packing(options, passphrase_file),
@@ -64,10 +70,11 @@ def say_packed(session: Session, result: dict[str, Any]) -> None:
     )
     if result["redacted"]:
         screen.line(f"left out: what is {result['redacted']} or more sensitive")
-    screen.line(f"signed by {result['signed_by']}" if result["signed_by"] else NOT_SIGNED_HERE)
-
-
-NOT_SIGNED_HERE = "not signed: `memos-mcp cube key create` makes a key"
+    if result["signed_by"]:
+        screen.line(f"signed by {result['signed_by']}")
+    else:
+        has_key = (session.settings.keys_folder / keys.SIGNING).exists()
+        screen.line("not signed" if has_key else "not signed: `memos-mcp cube key create` makes a key")
 
 
 def install(session: Session, options: argparse.Namespace) -> int:
@@ -237,6 +244,7 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("signature", signed(found)),
         ("bytes", f"{found['bytes']:,}"),
         ("digest", found["digest"]),
+        ("contents", "not checked: `memos-mcp cube verify` does that"),
     ]
 
 
@@ -264,8 +272,8 @@ def asked_passphrase(session: Session, options: argparse.Namespace) -> Iterator[
         return
     if not interactive():
         raise Failure("nobody is there to type a passphrase: use --passphrase-file")
-    typed = getpass.getpass("passphrase: ")
-    if not typed or typed != getpass.getpass("again: "):
+    typed = _typed("passphrase: ")
+    if not typed or typed != _typed("again: "):
         raise Failure("the passphrases differ, or are empty: nothing was done")
     with _kept_for_now(typed) as path:
         yield path
@@ -275,14 +283,21 @@ def asked_passphrase(session: Session, options: argparse.Namespace) -> Iterator[
 def _passphrase_for(session: Session, options: argparse.Namespace, source: str) -> Iterator[str | None]:
     """The file of the passphrase that opens a bundle, where it needs one; a person is asked for it."""
     path = Path(source)
-    if options.passphrase_file is not None or not path.is_file() or not _takes_passphrase(path) or not interactive():
+    if options.passphrase_file is not None or not path.is_file() or not takes_passphrase(path) or not interactive():
         yield _named(options)
         return
     if _opens_with_own_key(session, path):
         yield None
         return
-    with _kept_for_now(getpass.getpass(f"passphrase of {path.name}: ")) as file:
+    with _kept_for_now(_typed(f"passphrase of {path.name}: ")) as file:
         yield file
+
+
+def _typed(prompt: str) -> str:
+    try:
+        return getpass.getpass(prompt)
+    except EOFError as error:
+        raise Failure("no passphrase was given: nothing was done") from error
 
 
 def _opens_with_own_key(session: Session, path: Path) -> bool:
@@ -293,7 +308,7 @@ def _opens_with_own_key(session: Session, path: Path) -> bool:
         return False
 
 
-def _takes_passphrase(path: Path) -> bool:
+def takes_passphrase(path: Path) -> bool:
     """Whether a passphrase may open it: the first member of such a file is an identity under that."""
     with path.open("rb") as file:
         start = file.read(NAME_AT + len(IDENTITY))
@@ -302,7 +317,7 @@ def _takes_passphrase(path: Path) -> bool:
 
 def _is_encrypted(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(AGE_START)) == AGE_START or _takes_passphrase(path)
+        return file.read(len(AGE_START)) == AGE_START or takes_passphrase(path)
 
 
 def _digest(path: Path) -> str:
@@ -318,11 +333,32 @@ def _named(options: argparse.Namespace) -> str | None:
 def _kept_for_now(passphrase: str) -> Iterator[str]:
     """A private file for as long as the daemon works with it, in memory where the system has a place for that."""
     folder = os.environ.get("XDG_RUNTIME_DIR")
-    with tempfile.TemporaryDirectory(dir=folder if folder and os.access(folder, os.W_OK) else None) as private:
+    where = folder if folder and os.access(folder, os.W_OK) else None
+    with _ended_in_order(), tempfile.TemporaryDirectory(dir=where) as private:
         path = Path(private) / "passphrase"
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(passphrase)
         yield str(path)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let a signal that ends the process unwind it meanwhile, once, so that files that are to go are gone."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # a second one would stop the cleaning up
+        raise SystemExit(128 + number)
+
+    # One that is ignored stays so: `nohup` asks for that.
+    before = {each: old for each in ENDINGS if (old := signal.getsignal(each)) == signal.SIG_DFL}
+    try:
+        for each in before:
+            signal.signal(each, end)
+        yield
+    finally:
+        for each, old in before.items():
+            signal.signal(each, old)
 
 
 def absolute(text: str) -> Path:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 
-from memos_mcp.commands.bundles import absolute, asked_passphrase, packing, say_packed
+from memos_mcp.commands.bundles import BUNDLE, absolute, asked_passphrase, packing, say_packed, takes_passphrase
 from memos_mcp.commands.memory import given
-from memos_mcp.commands.session import DONE, Session
+from memos_mcp.commands.session import DONE, Session, Usage
 
 URL_MARK = "://"
-BUNDLE = ".memcube"
 
 
 def publish(session: Session, options: argparse.Namespace) -> int:
+    if _is_file(options.cube):
+        _refuse_packing(options)
     with asked_passphrase(session, options) as passphrase_file:
         wanted = {**packing(options, passphrase_file), "url": _place(options.url)}
         wanted["source"] = _source(wanted.pop("cube"))
@@ -29,7 +30,33 @@ def publish(session: Session, options: argparse.Namespace) -> int:
 
 
 def _source(text: str) -> str:
-    return str(absolute(text)) if text.lower().endswith(BUNDLE) else text
+    return str(absolute(text)) if _is_file(text) else text
+
+
+def _is_file(text: str) -> bool:
+    return text.lower().endswith(BUNDLE)
+
+
+def _refuse_packing(options: argparse.Namespace) -> None:
+    """What says how to pack has no meaning for a file; a passphrase has one where it opens the file.
+
+    Raises:
+        Usage: something was asked for that would not be done.
+    """
+    path = absolute(options.cube)
+    opens = path.is_file() and takes_passphrase(path)
+    asked = {
+        "--no-history": not options.history,
+        "--no-embeddings": not options.embeddings,
+        "--redact": options.redact is not None,
+        "--snapshot": options.snapshot is not None,
+        "--no-sign": not options.sign,
+        "--recipient": options.recipients is not None,
+        "--encrypt": options.encrypt,
+        "--passphrase-file": options.passphrase_file is not None and not opens,
+    }
+    if told := [name for name, given in asked.items() if given]:
+        raise Usage(f"a file is published as it is: leave out {', '.join(told)}, or publish the cube instead")
 
 
 def shelf(session: Session, options: argparse.Namespace) -> int:

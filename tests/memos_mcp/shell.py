@@ -9,7 +9,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +60,17 @@ class Shell:
         identity: str = stored[0]["id"]
         return identity
 
-    def at_a_terminal(self, *arguments: str, types: str = "", secrets: tuple[tuple[str, str], ...] = ()) -> Done:
+    def at_a_terminal(
+        self,
+        *arguments: str,
+        types: str = "",
+        secrets: tuple[tuple[str, str], ...] = (),
+        then: Callable[[subprocess.Popen[str]], object] = id,
+        **env: str,
+    ) -> Done:
         """With a terminal at both ends; `types` is what the person answers at once, `secrets` what it answers to which
-        prompt, once that is shown: what is typed before a prompt for a secret is thrown away."""
+        prompt, once that is shown: what is typed before a prompt for a secret is thrown away; `then` is done to
+        the process after that."""
         ours, theirs = pty.openpty()
         try:
             process = subprocess.Popen(
@@ -70,7 +78,7 @@ class Shell:
                 stdin=theirs,
                 stdout=subprocess.PIPE,
                 stderr=theirs,
-                env=environment(self.data),
+                env=environment(self.data, **env),
                 text=True,
                 start_new_session=True,  # its terminal is ours, and not that of whoever runs the tests
             )
@@ -80,6 +88,7 @@ class Shell:
             for prompt, answer in secrets:
                 shown += _until(ours, prompt)
                 os.write(ours, f"{answer}\n".encode())
+            then(process)
             out, _ = process.communicate(timeout=LONG_S)
             return Done(process.returncode, out, shown + _rest(ours))
         finally:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.memos_mcp.processes import free
+from tests.conftest import until
+from tests.memos_mcp.processes import free, owner
 from tests.memos_mcp.shell import Shell, shell
 
 SAID = "The orchard has forty trees."
@@ -47,7 +50,9 @@ def test_a_file_is_looked_at_without_a_daemon_or_a_store(sh: Shell, bundle: Path
     found = nobody.good("cube", "inspect", str(bundle))
     assert (found["name"], found["memories"], found["signed_by"], found["encrypted"]) == ("orchard", 2, None, False)
     assert found["header"]["provenance"]["cube"] == "orchard"
-    assert "orchard" in nobody("cube", "inspect", str(bundle)).out
+    shown = nobody("cube", "inspect", str(bundle)).out
+    assert "orchard" in shown
+    assert "not checked: `memos-mcp cube verify` does that" in shown
     assert nobody.good("cube", "verify", str(bundle))["whole"] is True
     assert nobody.good("cube", "diff", str(bundle), str(bundle))["changed"] == []
     assert not nobody.data.exists() or free(nobody.data)
@@ -115,6 +120,9 @@ def test_what_nobody_signed_is_refused_where_that_is_asked_for(sh: Shell, bundle
         signer.remember("A signed note.", "--cube", "signed")
         signed = tmp_path / "signed.memcube"
         assert signer.good("cube", "pack", "signed", str(signed))["signed_by"] == key["fingerprint"]
+        unsigned = signer("cube", "pack", "signed", str(tmp_path / "unsigned.memcube"), "--no-sign").out
+        assert "not signed" in unsigned
+        assert "key create" not in unsigned
     with shell(tmp_path / "careful") as careful:
         careful.good("cube", "key", "policy", "known")
         for file in (bundle, signed):
@@ -153,6 +161,65 @@ def test_a_passphrase_comes_from_a_file_or_a_prompt(sh: Shell, tmp_path: Path) -
     wrong = sh.at_a_terminal("cube", "pack", "orchard", str(tmp_path / "z.memcube"), "--encrypt", secrets=differing)
     assert wrong.code == 1
     assert not (tmp_path / "z.memcube").exists()
+
+
+def test_a_passphrase_that_is_not_given_is_one_line(sh: Shell, tmp_path: Path) -> None:
+    nothing = (("passphrase: ", "\x04"),)  # the end of input, as Ctrl-D says it
+    done = sh.at_a_terminal("cube", "pack", "orchard", str(tmp_path / "x.memcube"), "--encrypt", secrets=nothing)
+    assert done.code == 1
+    assert "memos-mcp: no passphrase was given: nothing was done" in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "x.memcube").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_typed_passphrase_is_gone_when_the_command_is_ended(sh: Shell, tmp_path: Path, number: int) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    daemon = owner(sh.data)
+
+    def end(process: subprocess.Popen[str]) -> None:
+        until(lambda: list(kept.glob("*/passphrase")), "the passphrase on its way to the daemon")
+        process.send_signal(number)
+
+    os.kill(daemon, signal.SIGSTOP)  # it has not answered when the command is ended
+    try:
+        asked = (("passphrase: ", "open sesame"), ("again: ", "open sesame"))
+        words = ("cube", "pack", "orchard", str(tmp_path / "x.memcube"), "--encrypt")
+        done = sh.at_a_terminal(*words, secrets=asked, then=end, XDG_RUNTIME_DIR="", TMPDIR=str(kept))
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert done.code == 128 + number
+    assert list(kept.iterdir()) == []
+
+
+def test_a_bundle_is_packed_into_a_file_that_is_called_one(sh: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "notes.md"
+    file.write_text("mine", "utf-8")
+    refused = sh("cube", "pack", "orchard", str(file), "--replace")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "does not end in .memcube" in refused.err
+    assert file.read_text("utf-8") == "mine"
+
+
+def test_a_file_is_published_as_it_is_or_not_at_all(sh: Shell, bundle: Path, tmp_path: Path) -> None:
+    shelf, words, sealed = tmp_path / "shelf", tmp_path / "words.txt", tmp_path / "sealed.memcube"
+    shelf.mkdir()
+    words.write_text("open sesame\n", "utf-8")
+    words.chmod(0o600)
+    unheeded = (
+        *(("--redact", "personal"), ("--recipient", "age1x"), ("--passphrase-file", str(words)), ("--encrypt",)),
+        *(("--no-history",), ("--no-embeddings",), ("--no-sign",), ("--snapshot", "x")),
+    )
+    for options in unheeded:
+        refused = sh("cube", "publish", str(bundle), str(shelf), *options)
+        assert (refused.code, refused.err.count("\n")) == (2, 1), options
+        assert f"a file is published as it is: leave out {options[0]}," in refused.err
+    assert list(shelf.iterdir()) == []
+    sh.good("cube", "pack", "orchard", str(sealed), "--passphrase-file", str(words))
+    sh.good("cube", "publish", str(sealed), str(shelf), "--passphrase-file", str(words))  # which opens it
+    (entry,) = sh.good("cube", "shelf", "list", str(shelf))["bundles"]
+    assert entry["encrypted"] is True
 
 
 def test_what_is_encrypted_to_a_store_s_own_key_needs_no_passphrase(sh: Shell, tmp_path: Path) -> None:
