@@ -4,6 +4,8 @@ Where the bundle's history continues ours, its new versions are taken over; wher
 are the same, ours stays; where both went on from different versions, ours stays and is named. What came with a bundle
 and is in it no more is archived, unless it was changed here, or the bundle leaves out what is sensitive. What was made
 here, and what was erased here, is not touched. First use is no change: a memory that was only recalled is as it came.
+Nor is what an upgrade did: what it archived is as the bundle says again where the bundle holds it again. A bundle that
+is behind what was taken over already is refused, unless the cube is there to show that file.
 
 Changes nothing: `engine.loader.upgrading` carries it out.
 """
@@ -29,7 +31,8 @@ from engine.vault import queries
 from engine.vault.connection import Connection
 from engine.vault.rows import Record
 
-INSTALLING = ("install", "upgrade")  # audit actions under which memories came out of bundles
+CHANGE = "upgrade"
+INSTALLING = ("install", CHANGE)  # audit actions under which memories came out of bundles
 PAGE = 1_000
 FIELDS_SHOWN = 1_000  # changed memories of which the fields are shown; of the others, only the ids
 ATTEMPTS = 3  # ids under which a renamed memory is looked for
@@ -122,7 +125,7 @@ def compared(
 
     Raises:
         NotFound, NotAllowed: no such cube, or the caller may not administer and write to it.
-        Conflict: it came from elsewhere.
+        Conflict: it came from elsewhere, or the bundle is older than what was taken over already.
     """
     cube = next((cube for cube in parts.vault.cubes() if cube.name == name), None)
     if cube is None:
@@ -146,6 +149,7 @@ def _compare(plan: Plan, progress: Progress) -> None:
     parts, bundle, name = plan.parts, plan.bundle, plan.cube.name
     seen, done, total = Seen(), 0, bundle.manifest.counts.memories
     came = _came_under(parts, name)
+    _check_header(plan)
     for batch in batches(bundle.memories(vectors=False)):
         with parts.vault.reading() as connection:
             here = _here(parts, connection, name, [memory.id for memory in batch])
@@ -203,6 +207,25 @@ def _came_under(parts: Parts, cube: str) -> frozenset[int]:
     return frozenset(row.seq for row in rows if row.cube == cube and row.seq >= made)
 
 
+def _check_header(plan: Plan) -> None:
+    """Refuse a bundle whose header is behind the one that was taken over last."""
+    name = plan.cube.name
+    with plan.parts.vault.reading() as connection:
+        made = queries.made_under(connection, name)
+        rows = [row for row in queries.audited(connection, CHANGE) if row.cube == name and row.seq >= made]
+    known = [row.detail["header"] for row in rows if "header" in row.detail]
+    if known and plan.bundle.manifest.cube.version < known[-1]:
+        _refuse_older(plan)
+
+
+def _refuse_older(plan: Plan) -> None:
+    if plan.mounted is None:
+        raise Conflict(
+            f"this bundle is older than what cube {plan.cube.name!r} was brought up to already: upgrade it with a "
+            "newer file, or install this one beside it with --as NAME; nothing was changed"
+        )
+
+
 def _note_name(plan: Plan, theirs: str, ours: str) -> None:
     if theirs != ours:
         plan.renamed.append(theirs)
@@ -228,22 +251,48 @@ def _weigh(plan: Plan, memory: PackedMemory, record: Record, earlier: Sequence[R
     ours, theirs = record.memory, memory.current
     if theirs.version == ours.version and _same(theirs, ours):
         return True
+    common = next((old for old in memory.history if old.version == ours.version), None)
+    if untouched and record.change == CHANGE and (common is None or not _same(common, ours)):
+        return _weigh_upgraded(plan, memory, ours, earlier)
     if theirs.version < ours.version:
+        if untouched:
+            _refuse_older(plan)
         then = next((old.memory for old in earlier if old.memory.version == theirs.version), None)
         if then is None or not _same(theirs, then):
             plan.kept.append(ours.id)
         return False
-    common = next((old for old in memory.history if old.version == ours.version), None)
     continues = untouched if common is None else _same(common, ours)
     if theirs.version == ours.version or not continues or ours.governance.frozen:
         plan.kept.append(ours.id)
         return False
+    _take(plan, memory, ours)
+    return False
+
+
+def _weigh_upgraded(plan: Plan, memory: PackedMemory, ours: Memory, earlier: Sequence[Record]) -> bool:
+    """As `_weigh`, where our present version was made by an upgrade here: what came before counts."""
+    theirs = memory.current
+    if _says_the_same(theirs, ours):
+        return True
+    base = next((old.memory for old in reversed(earlier) if old.change != CHANGE), None)
+    if base is not None and theirs.version < base.version + (ours.state in LIVE):  # live: taken over after it
+        _refuse_older(plan)
+        return False
+    then = None if base is None else base.version
+    common = next((old for old in (*memory.history, theirs) if old.version == then), None)
+    if ours.governance.frozen or (base is not None and common is not None and not _same(common, base)):
+        plan.kept.append(ours.id)
+        return False
+    _take(plan, memory, ours)
+    return False
+
+
+def _take(plan: Plan, memory: PackedMemory, ours: Memory) -> None:
     plan.taken[ours.id] = ours.version
     plan.names[memory.id] = ours.id
-    later = theirs.memory(ours.cube)
+    later = memory.current.memory(ours.cube)
     later = replace(later, descriptive=replace(later.descriptive, id=ours.id))
     plan.changed.append(Changed(ours.id, fields(ours, later) if len(plan.changed) < FIELDS_SHOWN else ()))
-    return False
 
 
 def _same(theirs: PackedVersion, ours: Memory) -> bool:
@@ -253,6 +302,12 @@ def _same(theirs: PackedVersion, ours: Memory) -> bool:
     if {one.state, other.state} <= LIVE:
         one = replace(one, state=other.state)
     return one == other
+
+
+def _says_the_same(theirs: PackedVersion, ours: Memory) -> bool:
+    """As `_same`, whatever the number of the version and its time."""
+    about = replace(theirs.descriptive, updated_at=ours.descriptive.updated_at)
+    return _same(replace(theirs, version=ours.version, descriptive=about), ours)
 
 
 def _find_removed(plan: Plan, seen: Seen, came: frozenset[int]) -> None:

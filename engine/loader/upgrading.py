@@ -16,7 +16,7 @@ from cubes.records import PackedMemory, PackedVersion
 from engine.cube_operations import Installed
 from engine.errors import Conflict
 from engine.lifecycle.states import Step, state_after
-from engine.loader.comparison import Plan
+from engine.loader.comparison import CHANGE, Plan
 from engine.loader.staged import Staged, batches, record_of_packed, with_beside
 from engine.operations import Progress
 from engine.parts import require_fit
@@ -26,7 +26,6 @@ from engine.vault.ranges import FullRecord
 from engine.vault.rows import Record
 from engine.vault.schema import MEMORY_COLUMNS
 
-CHANGE = "upgrade"
 TOGETHER = 1_000
 
 
@@ -72,6 +71,7 @@ class Upgrade:
             "changed": len(plan.taken),
             "removed": len(removed),
             "kept_local": len(plan.kept),
+            "header": plan.bundle.manifest.cube.version,
         }
         revision = transaction.audit(CHANGE, name, **told)
         staging.show(transaction, staged.name, name, revision)
@@ -112,7 +112,10 @@ class Upgrade:
         for batch in batches(wanted):
             names = [plan.names[memory.id] for memory in batch]
             ours = self._unchanged(transaction, {id: plan.taken[id] for id in names})
-            full = [self._next(memory, ours[id], renamed, revision) for memory, id in zip(batch, names, strict=True)]
+            full = [
+                self._next(_following(memory, ours[id], transaction), ours[id], renamed, revision)
+                for memory, id in zip(batch, names, strict=True)
+            ]
             lacking += _replace(transaction, full, ours, staged.embedder)
         return lacking
 
@@ -132,6 +135,18 @@ class Upgrade:
         """Lineage of the bundle as it leads here."""
         new = self.staged.new_id
         return tuple(replace(edge, source=new(edge.source)) if edge.source in renamed else edge for edge in edges)
+
+
+def _following(memory: PackedMemory, ours: Record, transaction: Transaction) -> PackedMemory:
+    """The bundle's memory; where an upgrade made ours, what it says now as the version after ours."""
+    common = next((old for old in memory.history if old.version == ours.memory.version), None)
+    now, before = memory.current, ours.memory
+    if ours.change != CHANGE or (common is not None and common.descriptive.updated_at == before.descriptive.updated_at):
+        return memory
+    about = replace(now.descriptive, updated_at=transaction.now)
+    author = transaction.caller.principal.name
+    made = replace(now, version=before.version + 1, descriptive=about, author=author, change=CHANGE, reason=None)
+    return replace(memory, current=made, history=())
 
 
 def _replace(transaction: Transaction, full: Sequence[FullRecord], ours: dict[str, Record], embedder: str) -> int:

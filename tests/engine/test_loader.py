@@ -408,6 +408,78 @@ def test_a_change_that_comes_in_between_refuses_the_upgrade(memos: MemOS, origin
     assert "Anna keeps bees." not in held(memos, "home").values()
 
 
+def test_what_an_upgrade_archived_is_live_again_where_the_bundle_holds_it_again(
+    memos: MemOS, origin: MemOS, bundle: Path, tmp_path: Path
+) -> None:
+    bees = say(origin, "Anna keeps bees.", cube="home")
+    full = pack(origin, tmp_path / "full.memcube")
+    install(memos, bundle)
+    for turn in range(2):
+        install(memos, full, upgrade=True)
+        assert state(memos, bees) == "generated"
+        assert contents(ask(memos, "who keeps bees"))[:1] == ["Anna keeps bees."]
+        before = rows_of(memos)
+        install(memos, full, upgrade=True)
+        assert rows_of(memos) == before
+        done = install(memos, bundle, upgrade=True)
+        assert done.diff is not None
+        assert done.diff.removed == (bees,), turn
+        assert state(memos, bees) == "archived"
+    for tag in ("honey", "wax", "comb"):
+        origin.govern(Govern((bees,), tags=(tag,)), ME)
+        done = install(memos, pack(origin, full), upgrade=True)
+        assert (done.kept_local, memos.memory(bees, ME).memory.descriptive.tags) == ((), (tag,))
+        assert state(memos, bees) == "generated"
+    changes = [version.change for version in memos.history(bees, ME)]
+    assert changes.count("upgrade") >= 4
+    assert memos.verify(ME) == ()
+
+
+def test_what_was_archived_by_an_upgrade_and_changed_here_since_stays(
+    memos: MemOS, origin: MemOS, bundle: Path, tmp_path: Path
+) -> None:
+    bees = say(origin, "Anna keeps bees.", cube="home")
+    full = pack(origin, tmp_path / "full.memcube")
+    install(memos, full)
+    install(memos, bundle, upgrade=True)
+    memos.govern(Govern((bees,), tags=("here",)), ME)
+    install(memos, full, upgrade=True)
+    assert (state(memos, bees), memos.memory(bees, ME).memory.descriptive.tags) == ("archived", ("here",))
+
+
+@pytest.mark.parametrize("later", ["memory", "header"])
+def test_a_bundle_that_is_older_than_what_was_taken_over_is_refused(
+    memos: MemOS, origin: MemOS, bundle: Path, tmp_path: Path, later: str
+) -> None:
+    install(memos, bundle)
+    old = next(id for id, content in held(origin, "home").items() if content.startswith("The harbour"))
+    if later == "memory":
+        new = say(origin, "The harbour opens at nine.", cube="home", supersedes=(old,))
+    else:
+        new = say(origin, "Anna keeps bees.", cube="home")
+        origin.set_cube(SetCube("home", description="of the sea"), ME)
+    newer = pack(origin, tmp_path / "newer.memcube")
+    install(memos, newer, upgrade=True)
+    before = rows_of(memos)
+    for dry in (True, False):
+        with pytest.raises(Conflict, match="older"):
+            install(memos, bundle, upgrade=True, dry_run=dry)
+    assert rows_of(memos) == before
+    assert state(memos, new) == "generated"
+    install(memos, newer, upgrade=True)
+    assert state(memos, new) == "generated"
+
+
+def test_an_upgrade_that_changes_nothing_adds_nothing(memos: MemOS, origin: MemOS, bundle: Path) -> None:
+    install(memos, bundle)
+    origin.set_cube(SetCube("home", description="of the sea"), ME)
+    say(origin, "Anna keeps bees.", cube="home")
+    install(memos, pack(origin, bundle), upgrade=True)
+    before, headers = rows_of(memos), memos.cube_history("home", ME)
+    install(memos, bundle, upgrade=True)
+    assert (rows_of(memos), memos.cube_history("home", ME)) == (before, headers)
+
+
 # --- artifacts --------------------------------------------------------------------------------------------------------
 
 
