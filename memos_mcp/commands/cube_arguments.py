@@ -195,7 +195,10 @@ def _unmount(p: argparse.ArgumentParser) -> None:
 
 def _govern(p: argparse.ArgumentParser) -> None:
     p.add_argument("ids", nargs="+", metavar="ID")
-    for name, what in (("pin", "never let it go for want of use; an end still ends it"), ("freeze", "refuse every change of it")):
+    for name, what in (
+        ("pin", "never let it go for want of use"),
+        ("freeze", "refuse every change of it"),
+    ):
         either = p.add_mutually_exclusive_group()
         dest = {"pin": "pinned", "freeze": "frozen"}[name]
         either.add_argument(f"--{name}", dest=dest, action="store_true", default=None, help=what)
