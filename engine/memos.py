@@ -90,6 +90,7 @@ from engine.store import publishing
 from engine.vault import Change, MemVault, Transaction, queries, restore_backup
 from engine.watcher import Watcher
 
+FILL_AGAIN_S = 0.5  # vectors that waited for files to settle are looked for again after this
 COMPLETIONS = 100  # values that a completion offers at most
 log = logging.getLogger(__name__)
 
@@ -536,16 +537,23 @@ class MemOS:
 
     def _run_background(self) -> None:
         """Load the indexes, then keep vectors complete and uses written until the store closes."""
-        stopped = self._stopping.is_set
+        stopped, put_off = self._stopping.is_set, threading.Event()
+
+        def held() -> bool:
+            if self._watcher.busy:
+                put_off.set()
+            return stopped() or put_off.is_set()
+
         while not stopped():
+            put_off.clear()
             try:
                 self._parts.indexes.load_all(stopped)  # also of cubes that were installed meanwhile
-                self._fill(lambda: stopped() or self._watcher.busy)
+                self._fill(held)
                 self._parts.indexes.tend()
                 self._recalling.write_uses()
             except Exception as error:  # noqa: BLE001 - the outermost edge of this thread: its work must go on
                 log.error("background work is put off: %s", error if isinstance(error, MemosError) else type(error))
-            self._work.wait()
+            self._work.wait(FILL_AGAIN_S if put_off.is_set() else None)
             self._work.clear()  # after waiting: what is set while this works is then never missed
 
     def _fill(self, stopped: Callable[[], bool]) -> None:
