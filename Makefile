@@ -59,7 +59,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 # hnswlib compiles from source, for any processor; without a compiler large stores stay on exact search.
 $(VENV)/.test: $(VENV)/.installed
-	$(PIP) install -c constraints.txt -e '.[test,dev]'
+	$(PIP) install -c constraints.txt -e '.[test,dev,local]'
 	@HNSWLIB_NO_NATIVE=1 $(PIP) install -c constraints.txt hnswlib \
 	  || echo "hnswlib did not compile: its tests are skipped, large stores stay on exact search"
 	@touch $@

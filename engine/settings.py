@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,12 @@ NO_EMBEDDER = "none"
 DEFAULT_IDLE_S = 900.0
 DEFAULT_BACKUPS_KEPT = 3
 DEFAULT_BACKUP_EVERY_H = 24.0
+DEFAULT_MODEL_IDLE_S = 1_800.0
+DEFAULT_KV_RAM_MB, DEFAULT_KV_DISK_MB = 1_024.0, 8_192.0
+DEFAULT_KV_SHARE = 0.5  # of each chunk's tokens that are recomputed: benchmarks/kv.py has the measurements
+DEFAULT_KV_BOUND = 0.05  # mean KL to full prefill, in nats, above which chunks of a cube are not used
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+COMPRESSIONS = ("none", "int8", "int4")
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 FALSE_WORDS = frozenset({"0", "false", "no", "off", ""})
 
@@ -45,6 +51,19 @@ class Settings:
     backups_kept: int = DEFAULT_BACKUPS_KEPT  # automatic backups in <data>/backups
     backup_every_h: float = DEFAULT_BACKUP_EVERY_H  # 0: no automatic backups
     key_file: Path | None = None  # holds the passphrase of an encrypted store, wherever its own note says
+    model: str | None = None  # of the local model: a Hugging Face name, a folder, or the URL of an OpenAI-like server
+    model_key: str = field(default="", repr=False)  # what that server wants as a bearer token; never logged
+    model_name: str = ""  # which of that server's models; empty: its first
+    model_device: str = "auto"  # cpu, cuda, cuda:N or mps
+    model_dtype: str = "auto"  # float32, bfloat16 or float16
+    model_context_tokens: int = 0  # 0: what the model was made for
+    model_idle_s: float = DEFAULT_MODEL_IDLE_S  # a model that nobody uses is unloaded after this
+    kv: bool = True  # whether the KV tier is used at all
+    kv_ram_bytes: int = int(DEFAULT_KV_RAM_MB * 1e6)
+    kv_disk_bytes: int = int(DEFAULT_KV_DISK_MB * 1e6)
+    kv_share: float = DEFAULT_KV_SHARE
+    kv_bound: float = DEFAULT_KV_BOUND
+    kv_compression: str = "none"  # of what is stored: none, int8 or int4
 
     @property
     def database(self) -> Path:
@@ -96,6 +115,19 @@ def settings_from(environment: Mapping[str, str], *, data: Path | None = None) -
         backups_kept=int(_number(environment, "MEMOS_BACKUPS_KEPT", base.backups_kept)),
         backup_every_h=_number(environment, "MEMOS_BACKUP_EVERY_H", base.backup_every_h),
         key_file=Path(key_file).expanduser().absolute() if key_file else None,
+        model=environment.get("MEMOS_MODEL") or None,
+        model_key=environment.get("MEMOS_MODEL_KEY", ""),
+        model_name=environment.get("MEMOS_MODEL_NAME", ""),
+        model_device=environment.get("MEMOS_MODEL_DEVICE") or base.model_device,
+        model_dtype=_choice(environment, "MEMOS_MODEL_DTYPE", base.model_dtype, DTYPES),
+        model_context_tokens=int(_number(environment, "MEMOS_MODEL_CONTEXT", base.model_context_tokens)),
+        model_idle_s=_number(environment, "MEMOS_MODEL_IDLE_S", base.model_idle_s),
+        kv=_flag(environment, "MEMOS_KV", base.kv),
+        kv_ram_bytes=int(1e6 * _number(environment, "MEMOS_KV_RAM_MB", DEFAULT_KV_RAM_MB)),
+        kv_disk_bytes=int(1e6 * _number(environment, "MEMOS_KV_DISK_MB", DEFAULT_KV_DISK_MB)),
+        kv_share=_share(environment, "MEMOS_KV_SHARE", base.kv_share),
+        kv_bound=_number(environment, "MEMOS_KV_BOUND", base.kv_bound),
+        kv_compression=_choice(environment, "MEMOS_KV_COMPRESSION", base.kv_compression, COMPRESSIONS),
     )
 
 
@@ -114,6 +146,22 @@ def _flag(environment: Mapping[str, str], name: str, default: bool) -> bool:
     if word in FALSE_WORDS:
         return False
     raise Invalid(f"{name} is {value!r}: use 1 or 0")
+
+
+def _choice(environment: Mapping[str, str], name: str, default: str, choices: Sequence[str]) -> str:
+    value = environment.get(name)
+    if not value:
+        return default
+    if value not in choices:
+        raise Invalid(f"{name} is {value!r}: use one of {', '.join(choices)}")
+    return value
+
+
+def _share(environment: Mapping[str, str], name: str, default: float) -> float:
+    value = _number(environment, name, default)
+    if value > 1:
+        raise Invalid(f"{name} is {value}: a share is a number from 0 to 1")
+    return value
 
 
 def _number(environment: Mapping[str, str], name: str, default: float) -> float:
