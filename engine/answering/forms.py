@@ -1,0 +1,99 @@
+"""In which form each recalled memory reaches the model: text, or its own KV cache. Tables and pure functions.
+
+A chunk saves prefill, and is not exact: the tokens of one memory do not see those of another unless they are recomputed.
+So it is taken only where it pays, where it was measured to be close enough, and where no two of the memories say
+something about the same thing: there the model has to read one in the light of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from engine.model_operations import Form, Tier
+from engine.text.words import stems
+
+PASS_TOKENS = 24  # what one more forward pass costs, as prefilled tokens
+CHUNK_TOKENS = 4  # what loading and rotating one chunk costs, as prefilled tokens
+SHARED = 0.5  # of the content words of the shorter of two memories: from there on they may be about the same thing
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A recalled memory. `divergence` is that of its chunk in nats; None where there is no chunk, or it is not known."""
+
+    id: str
+    text: str
+    tokens: int
+    has_chunk: bool
+    divergence: float | None = None
+    rivals: frozenset[str] = frozenset()  # memories that it supersedes or contradicts, as far as the vault knows
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The form of each memory by id, and what is to be said of it."""
+
+    forms: Mapping[str, Form]
+    remarks: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()  # memories whose chunk would have been used if there were one
+
+
+def same_matter(a: str, b: str) -> bool:
+    """Whether two texts may speak of the same thing: they share at least half of the shorter one's content words."""
+    words_a, words_b = frozenset(stems(a)), frozenset(stems(b))
+    least = min(len(words_a), len(words_b))
+    return least > 0 and len(words_a & words_b) >= SHARED * least
+
+
+def entangled(candidates: Sequence[Candidate], others: Sequence[Candidate] = ()) -> bool:
+    """Whether any two (of `candidates`, or one of them and one of `others`) update or contradict each other, or may."""
+    pairs = [*combinations(candidates, 2), *((a, b) for a in candidates for b in others)]
+    return any(b.id in a.rivals or a.id in b.rivals or same_matter(a.text, b.text) for a, b in pairs)
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    pinned: Sequence[Candidate],
+    tiers: Sequence[Tier],
+    *,
+    share: float,
+    bound: float,
+    refusal: str | None,
+) -> Choice:
+    """The forms of the recalled memories; those of `pinned` are read beside them.
+
+    `share` of each chunk's tokens is recomputed; chunks that diverge by more than `bound` (mean KL in nats) are not
+    used; `refusal` says why chunks cannot be used at all. Chunks are used whatever they cost when `tiers` has no text.
+    """
+    text = Choice({candidate.id: Form.TEXT for candidate in candidates})
+    if not candidates or Tier.KV not in tiers:
+        return text
+    if refusal is not None:
+        return Choice(text.forms, (refusal,))
+    if entangled(candidates, pinned):
+        return Choice(text.forms, ("memories speak of the same thing: the exact form was taken",))
+    near = [c for c in candidates if c.has_chunk and c.divergence is not None and c.divergence <= bound]
+    far = [c for c in candidates if c.has_chunk and c not in near]
+    lacking = tuple(c.id for c in candidates if not c.has_chunk)
+    remarks = [_too_far(far, bound)] if far else []
+    forced = Tier.TEXT not in tiers
+    if forced and lacking:
+        remarks.append(f"no KV cache of {', '.join(lacking)} is there yet: read as text")
+    if not forced and saved_tokens(near, share) <= 0:
+        return Choice(text.forms, tuple(remarks), lacking)
+    chunks = {candidate.id: Form.CHUNK for candidate in near}
+    return Choice({**text.forms, **chunks}, tuple(remarks), lacking)
+
+
+def saved_tokens(chunks: Sequence[Candidate], share: float) -> float:
+    """How many tokens of prefill these chunks save, after what using them costs."""
+    return sum((1 - share) * chunk.tokens - CHUNK_TOKENS for chunk in chunks) - (PASS_TOKENS if share > 0 else 0)
+
+
+def _too_far(far: Sequence[Candidate], bound: float) -> str:
+    known = [candidate.divergence for candidate in far if candidate.divergence is not None]
+    measured = f"{max(known):.3f} nats" if known else "an unknown divergence"
+    ids = ", ".join(candidate.id for candidate in far)
+    return f"the KV cache of {ids} diverges by {measured}, more than {bound:g}: read as text"
