@@ -14,7 +14,9 @@ BIRDS = Candidate("m_1", "Swifts spend ten months of the year in the air.", 200,
 TRAINS = Candidate("m_2", "The night train to Vienna leaves from platform nine.", 200, True, 0.01)
 
 
-def chosen(*candidates: Candidate, pinned: tuple[Candidate, ...] = (), tiers: tuple[Tier, ...] = ALL, share: float = 0.5):
+def chosen(
+    *candidates: Candidate, pinned: tuple[Candidate, ...] = (), tiers: tuple[Tier, ...] = ALL, share: float = 0.5
+):
     return choose(candidates, pinned, tiers, share=share, bound=0.05, refusal=None)
 
 
