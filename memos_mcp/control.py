@@ -172,6 +172,7 @@ OF_CUBES = (
     *("cube", "diff", "delete_cube", "pack", "install", "publish", "shelf"),
     *("mount", "unmount", "mounts", "audit", "verify_audit"),
 )
+OF_THE_MODEL = ("chat", "model", "tiers", "build_tier", "drop_tier", "newest")
 
 
 def _about_cubes(name: str) -> Callable[[MemOS, Call], object]:
@@ -181,6 +182,17 @@ def _about_cubes(name: str) -> Callable[[MemOS, Call], object]:
         from memos_mcp import control_cubes
 
         return control_cubes.METHODS[name](memos, call)
+
+    return run
+
+
+def _about_the_model(name: str) -> Callable[[MemOS, Call], object]:
+    """A method of `control_model`, loaded as those of `control_cubes` are."""
+
+    def run(memos: MemOS, call: Call) -> object:
+        from memos_mcp import control_model
+
+        return control_model.METHODS[name](memos, call)
 
     return run
 
@@ -196,6 +208,7 @@ METHODS: dict[str, Callable[[MemOS, Call], object]] = {
     "export": export,
     "import": take_in,
     **{name: _about_cubes(name) for name in OF_CUBES},
+    **{name: _about_the_model(name) for name in OF_THE_MODEL},
 }
 
 
