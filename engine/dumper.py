@@ -26,7 +26,7 @@ from engine.operations import Caller, Progress
 from engine.parts import Parts, visible
 from engine.vault import past, queries
 from engine.vault.artifacts import ArtifactRow, artifacts_of
-from engine.vault.blobs import open_blob
+from engine.vault.blobs import blob_path, open_blob
 from engine.vault.connection import Connection
 from engine.vault.ranges import FullRecord, Reading, left_out, read_cube
 from engine.vault.rows import Record
@@ -276,7 +276,10 @@ def _artifacts(parts: Parts, connection: Connection, plan: _Plan, request: Pack)
                 row.sources,
                 row.metadata,
             )
-            yield PackedArtifact(header, lambda digest=row.digest: open_blob(settings, digest, sealer))  # type: ignore[misc]
+            if not blob_path(settings, row.digest, sealer).exists():
+                continue  # it is being written, or has just been dropped
+            blob = open_blob(settings, row.digest, sealer)
+            yield PackedArtifact(header, lambda blob=blob: blob)  # type: ignore[misc]
 
 
 def _all_packed(connection: Connection, plan: _Plan, row: ArtifactRow) -> bool:

@@ -78,12 +78,13 @@ def remove(
 
 
 def _drop_artifacts(transaction: Transaction, cube: str) -> None:
-    """Let the artifacts of the cube go, and those of other cubes that were derived from its memories."""
+    """Let the artifacts of the cube go, those of other cubes that were derived from its memories, and those of
+    conversations, which may quote them."""
     gone = transaction.rows("DELETE FROM artifacts WHERE cube = ? RETURNING digest", [cube])
     transaction.unneeded.update(row[0] for row in gone)
-    if transaction.rows("SELECT 1 FROM artifacts LIMIT 1"):
-        ids = transaction.rows("SELECT id FROM memories WHERE cube = ?", [cube])
-        transaction.outdated.update({row[0]: 0 for row in ids})
+    ids = transaction.rows("SELECT id FROM memories WHERE cube = ?", [cube])
+    transaction.outdated.update({row[0]: 0 for row in ids})
+    transaction.erasing = True
 
 
 def _frozen(transaction: Transaction, cube: str) -> str | None:

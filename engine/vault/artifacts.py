@@ -2,13 +2,15 @@
 
 Nothing derived outlives its source: a transaction that changes or erases a memory drops the artifacts that were derived
 from it (`drop_derived`, which the writer calls before each commit), and their blobs go before the caller hears of it.
+What was derived from a conversation belongs to no cube: such a row has `CONVERSATION` in place of one, so that no cube
+shows or packs it, and every erasure drops all of these, since what a conversation quoted cannot be traced.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -20,14 +22,21 @@ from engine.vault.staging import SHOWN
 if TYPE_CHECKING:
     from engine.vault.transaction import Transaction
 
-COLUMNS = ("id", "cube", "kind", "fingerprint", "digest", "bytes", "header", "created_at", "revision")
+CONVERSATION = ""  # no cube's name is empty
+COLUMNS = (
+    *("id", "cube", "kind", "fingerprint", "digest", "bytes", "header", "created_at", "revision"),
+    *("sources", "uses", "heat", "last_use"),
+)
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM artifacts"
+_DERIVED_FROM = f"""{_SELECT} WHERE {SHOWN} AND (sources IS NULL OR id IN (
+    SELECT id FROM (SELECT id, unnest(sources) AS source FROM artifacts)
+    WHERE source IN (SELECT unnest(?::VARCHAR[]))))"""
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactRow:
     id: str
-    cube: str
+    cube: str  # or CONVERSATION
     kind: str
     fingerprint: str  # of the model that it belongs to
     digest: str  # of the blob
@@ -35,11 +44,22 @@ class ArtifactRow:
     sources: tuple[tuple[str, int], ...]  # (memory id, version)
     metadata: str | None
     created_at: datetime
+    uses: int = 0
+    heat: float = 0.0  # uses that fade, as of `last_use`
+    last_use: datetime | None = None
 
 
 def artifacts_of(connection: Connection, cube: str) -> list[ArtifactRow]:
     """The artifacts of a cube, by id."""
     rows = connection.execute(f"{_SELECT} WHERE cube = ? ORDER BY id", [cube]).fetchall()
+    return [_row_of(row, connection) for row in rows]
+
+
+def artifacts_of_kind(connection: Connection, kind: str, without: Collection[str] = ()) -> list[ArtifactRow]:
+    """All artifacts of a kind, those of conversations too, but for those with these ids."""
+    rows = connection.execute(
+        f"{_SELECT} WHERE kind = ? AND {SHOWN} AND id NOT IN (SELECT unnest(?::VARCHAR[]))", [kind, list(without)]
+    ).fetchall()
     return [_row_of(row, connection) for row in rows]
 
 
@@ -60,6 +80,10 @@ def put_artifacts(transaction: Transaction, rows: Sequence[ArtifactRow], revisio
                 seal(json.dumps({"sources": row.sources, "metadata": row.metadata}), f"artifact:{row.id}:header"),
                 stored_time(row.created_at),
                 revision,
+                list(dict.fromkeys(id for id, _ in row.sources)),
+                row.uses,
+                row.heat,
+                None if row.last_use is None else stored_time(row.last_use),
             )
             for row in rows
         ],
@@ -68,19 +92,43 @@ def put_artifacts(transaction: Transaction, rows: Sequence[ArtifactRow], revisio
 
 def drop_derived(transaction: Transaction) -> Mapping[str, int]:
     """Drop what was derived from memories that this transaction changed or erased; how many of each kind."""
-    changed = transaction.outdated
-    if not changed:
-        return {}
-    rows = transaction.rows(f"{_SELECT} WHERE {SHOWN}")
-    found = [_row_of(row, transaction.connection) for row in rows]
-    stale = [row for row in found if any(changed.get(id, version) != version for id, version in row.sources)]
-    if stale:
-        transaction.execute(
-            "DELETE FROM artifacts WHERE id IN (SELECT unnest(?::VARCHAR[]))", [[row.id for row in stale]]
-        )
-        transaction.unneeded.update(row.digest for row in stale)
+    changed, stale = transaction.outdated, dict[str, ArtifactRow]()
+    if changed:
+        rows = transaction.rows(_DERIVED_FROM, [list(changed)])
+        for row in (_row_of(row, transaction.connection) for row in rows):
+            if any(changed.get(id, version) != version for id, version in row.sources):
+                stale[row.id] = row
+    if transaction.erasing:
+        stale |= {row.id: row for row in artifacts_of(transaction.connection, CONVERSATION)}
+    drop_artifacts(transaction, list(stale))
+    transaction.invalidated.update(changed)
     transaction.outdated.clear()
-    return Counter(row.kind for row in stale)
+    return Counter(row.kind for row in stale.values())
+
+
+def drop_artifacts(transaction: Transaction, ids: Sequence[str]) -> int:
+    """Drop rows by their ids, and with the last of each digest its blob; how many rows that were."""
+    if not ids:
+        return 0
+    gone = transaction.rows(
+        "DELETE FROM artifacts WHERE id IN (SELECT unnest(?::VARCHAR[])) RETURNING digest", [list(ids)]
+    )
+    transaction.written = transaction.written or bool(gone)
+    transaction.unneeded.update(row[0] for row in gone)
+    return len(gone)
+
+
+def drop_without_blob(transaction: Transaction, digests: Collection[str]) -> None:
+    """Drop rows whose blobs were never written to their end, by their digests."""
+    transaction.execute("DELETE FROM artifacts WHERE digest IN (SELECT unnest(?::VARCHAR[]))", [list(digests)])
+
+
+def note_uses(transaction: Transaction, uses: Mapping[str, tuple[int, float, datetime]]) -> None:
+    """Note how often artifacts were used, how hot they are, and when they were last used. Being used is no change."""
+    for id, (count, heat, at) in uses.items():
+        transaction.execute(
+            "UPDATE artifacts SET uses = ?, heat = ?, last_use = ? WHERE id = ?", [count, heat, stored_time(at), id]
+        )
 
 
 def needed(connection: Connection, digests: Iterable[str] | None = None) -> set[str]:
@@ -92,4 +140,6 @@ def needed(connection: Connection, digests: Iterable[str] | None = None) -> set[
 def _row_of(row: Sequence[Any], connection: Connection) -> ArtifactRow:
     header = json.loads(connection.sealer.read_text(row[6], f"artifact:{row[0]}:header"))
     sources = tuple((id, version) for id, version in header["sources"])
-    return ArtifactRow(row[0], row[1], row[2], row[3], row[4], row[5], sources, header["metadata"], known_time(row[7]))
+    uses, heat, last_use = row[10] or 0, row[11] or 0.0, None if row[12] is None else known_time(row[12])
+    told = header["metadata"], known_time(row[7]), uses, heat, last_use
+    return ArtifactRow(row[0], row[1], row[2], row[3], row[4], row[5], sources, *told)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -53,27 +53,56 @@ def read_blob(settings: Settings, digest: str, sealer: Sealer) -> Iterator[bytes
     Raises:
         Corrupt: it is missing, or its bytes are not those of its digest.
     """
-    path = blob_path(settings, digest, sealer)
-    try:
-        with path.open("rb") as source:
-            yield from _checked(sealer.open_file(source, place_of_blob(settings, path)), digest)
-    except OSError as error:
-        raise Corrupt(
-            f"the blob {path.name} cannot be read ({error.strerror}): what it was derived from is still there, "
-            "build it again"
-        ) from error
+    with open_blob(settings, digest, sealer) as blob:
+        while piece := blob.read(CHUNK_BYTES):
+            yield piece
 
 
 def open_blob(settings: Settings, digest: str, sealer: Sealer) -> BinaryIO:
-    """As `read_blob`, as an open file."""
-    return cast(BinaryIO, io.BufferedReader(_Pieces(read_blob(settings, digest, sealer)), CHUNK_BYTES))
+    """As `read_blob`, as an open file: one that is removed meanwhile can be read to its end."""
+    path = blob_path(settings, digest, sealer)
+    try:
+        source = path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return cast(BinaryIO, io.BufferedReader(_Pieces(_opened(source, path, settings, digest, sealer)), CHUNK_BYTES))
+
+
+def missing_blobs(settings: Settings, digests: Collection[str], sealer: Sealer) -> set[str]:
+    """Those of the digests whose blobs are not there."""
+    folder = settings.blobs_folder
+    there = {path.name for path in folder.iterdir()} if digests and folder.is_dir() else set()
+    return {digest for digest in digests if blob_path(settings, digest, sealer).name not in there}
+
+
+def _opened(
+    source: BinaryIO, path: Path, settings: Settings, digest: str, sealer: Sealer
+) -> Generator[bytes, None, None]:
+    try:
+        yield b""  # so that closing this closes the file, even if nothing was read
+        yield from _checked(sealer.open_file(source, place_of_blob(settings, path)), digest)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        source.close()
+
+
+def _unreadable(path: Path, error: OSError) -> Corrupt:
+    return Corrupt(
+        f"the blob {path.name} cannot be read ({error.strerror}): what it was derived from is still there, "
+        "build it again"
+    )
 
 
 class _Pieces(io.RawIOBase):
     """Pieces of bytes as a file that is read once from front to back."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, b""
+    def __init__(self, pieces: Generator[bytes, None, None]) -> None:
+        self._pieces, self._rest = pieces, next(pieces)
+
+    def close(self) -> None:
+        self._pieces.close()
+        super().close()
 
     def readable(self) -> bool:
         return True

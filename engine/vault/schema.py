@@ -146,6 +146,13 @@ ALTER TABLE lineage ADD COLUMN imported BOOLEAN DEFAULT false;  -- said by a fil
 ALTER TABLE tombstones ADD COLUMN sensitivity VARCHAR DEFAULT 'normal';  -- who could not see it hears of no erasure
 """
 
+_DERIVED = """
+ALTER TABLE artifacts ADD COLUMN sources VARCHAR[];         -- ids of the memories; NULL: only the header says them
+ALTER TABLE artifacts ADD COLUMN uses BIGINT DEFAULT 0;
+ALTER TABLE artifacts ADD COLUMN heat DOUBLE DEFAULT 0;     -- uses that fade, as of `last_use`
+ALTER TABLE artifacts ADD COLUMN last_use TIMESTAMP;
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Migration:
@@ -159,6 +166,7 @@ class Migration:
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "cubes, memories, versions, lineage, embeddings, audit", _INITIAL),
     Migration(2, "versions of cubes, snapshots, mounts, artifacts, sensitivity", _OWNERSHIP),
+    Migration(3, "what artifacts were derived from, and how often they are used", _DERIVED),
 )
 
 META_TABLE = "CREATE TABLE IF NOT EXISTS meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL)"

@@ -4,7 +4,8 @@ One table says it for whoever treats all rows alike: the one who seals a store, 
 value opens. The places are those under which `rows`, `audit`, `transaction` and `engine.parts` write.
 
 What must stay true: every column of every table stands here, sealed or readable (a test compares with the schema);
-readable are ids, names of cubes, kinds, states, times, sizes, names of principals and clients, and paths of mounts.
+readable are ids, names of cubes, kinds, states, times, sizes, counts, names of principals and clients, and paths of
+mounts.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ READABLE: Mapping[str, frozenset[str]] = {
         "audit": "seq recorded_at actor client action cube ids",
         "snapshots": "cube name moment author revision",
         "mounts": "path kind cube added_at",
-        "artifacts": "id cube kind fingerprint digest bytes created_at revision",
+        "artifacts": "id cube kind fingerprint digest bytes created_at revision sources uses heat last_use",
         "meta": "key value",  # but for SEALED_NOTES
     }.items()
 }

@@ -76,7 +76,10 @@ def show(transaction: Transaction, staged: str, cube: str, revision: int) -> Non
             f"UPDATE {table} SET cube = ?, revision = ?, recorded = ? WHERE cube = ?",
             [cube, revision, revision, staged],
         )
-    transaction.execute("UPDATE artifacts SET cube = ?, revision = ? WHERE cube = ?", [cube, revision, staged])
+    come = transaction.rows(
+        "UPDATE artifacts SET cube = ?, revision = ? WHERE cube = ? RETURNING id", [cube, revision, staged]
+    )
+    transaction.artifacts_shown = transaction.artifacts_shown or bool(come)
 
 
 def any_staged(connection: Connection) -> bool:

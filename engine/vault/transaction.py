@@ -72,6 +72,9 @@ class Transaction:
     headers: dict[str, None] = field(default_factory=dict)  # cubes whose own header or snapshots changed
     outdated: dict[str, int] = field(default_factory=dict)  # changed, with the version now, or 0: gone or overwritten
     unneeded: set[str] = field(default_factory=set)  # digests of blobs that rows were removed of
+    invalidated: dict[str, int] = field(default_factory=dict)  # all that was `outdated`: what was derived of it is gone
+    erasing: bool = False  # something was removed for good: what conversations may have quoted goes, too
+    artifacts_shown: bool = False  # artifacts came with a bundle
     written: bool = False
     revision: int = 0  # the vault's revision once this job's changes are in it; set when the job has run
     _after: list[Callable[[], None]] = field(default_factory=list)
@@ -182,6 +185,7 @@ class Transaction:
         ]
         self.insert("tombstones", ("id", "label", "cube", "revision", "sensitivity"), rows)
         self.outdated.update(dict.fromkeys(ids, 0))
+        self.erasing = True
         self.changes += [replace(_change(record), record=None) for record in records]
         return removed
 
@@ -230,6 +234,7 @@ class Transaction:
         """Replace what one version of a memory says, without making a new one: its old words are erased."""
         memory = record.memory
         self.outdated[memory.id] = 0
+        self.erasing = True
         sealed = self.connection.sealer.text
         told = [
             sealed(memory.content, place_of(memory, "content")),

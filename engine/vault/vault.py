@@ -31,7 +31,7 @@ from engine.operations import Caller
 from engine.settings import Settings
 from engine.vault import audit_log, queries
 from engine.vault.aes import AesSealer
-from engine.vault.artifacts import needed
+from engine.vault.artifacts import drop_without_blob, needed
 from engine.vault.backup import (
     CLEARING,
     FRESH,
@@ -40,7 +40,7 @@ from engine.vault.backup import (
     remove_spilled,
     remove_unfinished,
 )
-from engine.vault.blobs import collect_blobs, remove_blobs
+from engine.vault.blobs import collect_blobs, missing_blobs, remove_blobs
 from engine.vault.connection import Connection
 from engine.vault.failures import explained, explaining, is_damage
 from engine.vault.key_source import unwrap
@@ -229,7 +229,11 @@ class MemVault:
     def _finish_staging(self) -> None:
         if any_staged(Connection(self._connection, self.sealer)):
             self.discard_staged()
-        collect_blobs(self.settings, needed(Connection(self._connection, self.sealer)), self.sealer)
+        digests = needed(Connection(self._connection, self.sealer))
+        if lacking := missing_blobs(self.settings, digests, self.sealer):
+            # Killed between a row and its blob, or the store is a restored backup: what was derived can be made again.
+            self.write(lambda transaction: drop_without_blob(transaction, lacking), Caller())
+        collect_blobs(self.settings, digests, self.sealer)
 
     def note(self, key: str) -> str | None:
         """A note that a transaction left in `meta`."""
