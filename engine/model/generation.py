@@ -1,0 +1,164 @@
+"""Generating a reply: prefill in pieces, then a token a step, until it ends by itself, at a stop string or at a bound.
+
+The loop is our own, so that requests can take turns between steps, be given up at any of them, and begin behind a KV
+cache that is partly there. Greedy replies equal those of the library's own `generate`. What is shown never holds half a
+character or any part of a stop string. It knows nothing of where the cache came from or of who asks.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from engine.errors import Invalid, TooLarge
+from engine.model import templates
+from engine.model.sampling import Chooser
+from engine.model.tokens import Spelling
+from engine.model_operations import Sampling
+
+if TYPE_CHECKING:
+    from engine.model.loading import Loaded
+
+PIECE_TOKENS = 512
+STOP, LENGTH = "stop", "length"
+
+
+class Cache(Protocol):
+    """The KV cache of one reply, as `engine.tiers.kv.tensors.WorkingCache` is one; the model appends to it."""
+
+    @property
+    def tokens(self) -> int: ...
+    def cut(self, tokens: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step brought: some text, a token, and at the end why it ended (stop, length). Each may be missing."""
+
+    text: str = ""
+    token: int | None = None
+    done: str | None = None
+
+
+def generate(
+    loaded: Loaded, ids: Sequence[int], cache: Cache, sampling: Sampling, *, piece_tokens: int = PIECE_TOKENS
+) -> Iterator[Step]:
+    """Continue `ids`, of which the cache holds the first `cache.tokens`.
+
+    The last step, and it alone, has `done`. The cache then holds everything but the last token.
+
+    Raises:
+        Invalid: there is nothing to continue.
+        TooLarge: the ids fill the model's context.
+    """
+    bound = _bound(loaded, len(ids), sampling.max_tokens)
+    chooser, spelling = Chooser(sampling), Spelling(loaded.tokenizer)
+    stops = _StopStrings((*sampling.stop, *templates.stops(loaded)))
+    ends = end_tokens(loaded)
+    logits = yield from _prefilled(loaded, ids, cache, piece_tokens)
+    for number in range(1, bound + 1):
+        token = chooser.choose(logits)
+        if token in ends:
+            yield Step(stops.rest(), token, STOP)
+            return
+        text, stopped = stops.add(spelling.add(token))
+        if stopped:
+            yield Step(text, token, STOP)
+            return
+        if number == bound:
+            yield Step(text + stops.rest(), token, LENGTH)
+            return
+        yield Step(text, token)
+        logits = _logits(loaded, [token], cache)
+    yield Step(done=LENGTH)
+
+
+def end_tokens(loaded: Loaded) -> frozenset[int]:
+    """The tokens that end a reply, by the model's settings, its tokenizer and its chat template."""
+    configured = (
+        getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None),
+        getattr(loaded.model.config.get_text_config(decoder=True), "eos_token_id", None),
+        loaded.tokenizer.eos_token_id,
+        templates.end_of_reply(loaded),
+    )
+    several = (one if isinstance(one, Iterable) else (one,) for one in configured)
+    return frozenset(int(token) for tokens in several for token in tokens if token is not None)
+
+
+def _bound(loaded: Loaded, given: int, wanted: int) -> int:
+    """How many tokens may come."""
+    context = loaded.info.context_tokens
+    if not given:
+        raise Invalid("there is nothing to continue: give at least one token")
+    if context > 0 and given >= context:
+        raise TooLarge(f"the prompt has {given} tokens, {loaded.info.source} takes fewer than {context}: shorten it")
+    return min(wanted, context - given) if context > 0 else wanted
+
+
+def _prefilled(
+    loaded: Loaded, ids: Sequence[int], cache: Cache, piece_tokens: int
+) -> Generator[Step, None, torch.Tensor]:
+    """The logits behind `ids`. The last token is always computed, as its logits are needed."""
+    if cache.tokens >= len(ids):
+        cache.cut(len(ids) - 1)
+    while cache.tokens + piece_tokens < len(ids):
+        start = cache.tokens
+        _logits(loaded, ids[start : start + piece_tokens], cache)
+        yield Step()
+    return _logits(loaded, ids[cache.tokens :], cache)
+
+
+@torch.inference_mode()
+def _logits(loaded: Loaded, ids: Sequence[int], cache: Cache) -> torch.Tensor:
+    """Append `ids` to the cache; the logits [vocabulary] behind the last. Positions and mask follow from the cache."""
+    given = torch.tensor([list(ids)], device=loaded.model.device)
+    how = _last_only(type(_inner(loaded.model)))
+    output = loaded.model(input_ids=given, past_key_values=cache, use_cache=True, **how)
+    logits: torch.Tensor = output.logits[0, -1]
+    return logits
+
+
+@lru_cache
+def _last_only(kind: Any) -> dict[str, int]:
+    """The argument that spares computing all logits of a piece, where models of this kind have one."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(kind.forward).parameters else {}
+
+
+def _inner(model: Any) -> Any:
+    """The model that adapters are put around."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+class _StopStrings:
+    """Text passes through; what may be the beginning of a stop string waits until it is known not to be one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._waiting = ""
+
+    def add(self, text: str) -> tuple[str, bool]:
+        """What can be shown, and whether a stop string was found behind it."""
+        text = self._waiting + text
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self._waiting = ""
+            return text[: min(found)], True
+        kept = max((self._beginning(text, stop) for stop in self._stops), default=0)
+        shown, self._waiting = text[: len(text) - kept], text[len(text) - kept :]
+        return shown, False
+
+    def rest(self) -> str:
+        """What was waiting, when nothing more comes."""
+        rest, self._waiting = self._waiting, ""
+        return rest
+
+    @staticmethod
+    def _beginning(text: str, stop: str) -> int:
+        """How many of the last characters of `text` are the first of `stop`."""
+        most = min(len(text), len(stop) - 1)
+        return next((count for count in range(most, 0, -1) if stop.startswith(text[-count:])), 0)
