@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -59,8 +58,8 @@ def generate(
     bound = _bound(loaded, len(ids), sampling.max_tokens)
     chooser, spelling = Chooser(sampling), Spelling(loaded.tokenizer)
     stops = _StopStrings((*sampling.stop, *templates.stops(loaded)))
-    ends = end_tokens(loaded)
-    logits = yield from _prefilled(loaded, ids, cache, piece_tokens)
+    ends, how = end_tokens(loaded), _last_only(loaded.model)
+    logits = yield from _prefilled(loaded, ids, cache, piece_tokens, how)
     for number in range(1, bound + 1):
         token = chooser.choose(logits)
         if token in ends:
@@ -74,7 +73,7 @@ def generate(
             yield Step(text + stops.rest(), token, LENGTH)
             return
         yield Step(text, token)
-        logits = _logits(loaded, [token], cache)
+        logits = _logits(loaded, [token], cache, how)
     yield Step(done=LENGTH)
 
 
@@ -101,37 +100,31 @@ def _bound(loaded: Loaded, given: int, wanted: int) -> int:
 
 
 def _prefilled(
-    loaded: Loaded, ids: Sequence[int], cache: Cache, piece_tokens: int
+    loaded: Loaded, ids: Sequence[int], cache: Cache, piece_tokens: int, how: dict[str, int]
 ) -> Generator[Step, None, torch.Tensor]:
     """The logits behind `ids`. The last token is always computed, as its logits are needed."""
     if cache.tokens >= len(ids):
         cache.cut(len(ids) - 1)
     while cache.tokens + piece_tokens < len(ids):
         start = cache.tokens
-        _logits(loaded, ids[start : start + piece_tokens], cache)
+        _logits(loaded, ids[start : start + piece_tokens], cache, how)
         yield Step()
-    return _logits(loaded, ids[cache.tokens :], cache)
+    return _logits(loaded, ids[cache.tokens :], cache, how)
 
 
-@torch.inference_mode()
-def _logits(loaded: Loaded, ids: Sequence[int], cache: Cache) -> torch.Tensor:
+def _logits(loaded: Loaded, ids: Sequence[int], cache: Cache, how: dict[str, int]) -> torch.Tensor:
     """Append `ids` to the cache; the logits [vocabulary] behind the last. Positions and mask follow from the cache."""
-    given = torch.tensor([list(ids)], device=loaded.model.device)
-    how = _last_only(type(_inner(loaded.model)))
-    output = loaded.model(input_ids=given, past_key_values=cache, use_cache=True, **how)
-    logits: torch.Tensor = output.logits[0, -1]
+    with torch.inference_mode():
+        given = torch.tensor([list(ids)], device=loaded.model.device)
+        output = loaded.model(input_ids=given, past_key_values=cache, use_cache=True, **how)
+        logits: torch.Tensor = output.logits[0, -1]
     return logits
 
 
-@lru_cache
-def _last_only(kind: Any) -> dict[str, int]:
-    """The argument that spares computing all logits of a piece, where models of this kind have one."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(kind.forward).parameters else {}
-
-
-def _inner(model: Any) -> Any:
-    """The model that adapters are put around."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def _last_only(model: Any) -> dict[str, int]:
+    """The argument that spares computing all logits of a piece, where the model (adapters aside) has one."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(inner.forward).parameters else {}
 
 
 class _StopStrings:
