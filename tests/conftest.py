@@ -10,6 +10,9 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
+from tests.models.fixtures import half_billion as half_billion
+from tests.models.fixtures import latest_wins as latest_wins
+
 T = TypeVar("T")
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)  # a Monday
 LONG_S = 60.0  # far beyond what anything here should take
