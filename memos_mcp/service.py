@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -160,6 +161,7 @@ class _Reporter:
 
     def __init__(self, ctx: Context, tasks: anyio.abc.TaskGroup) -> None:
         self._ctx, self._tasks, self._loop = ctx, tasks, asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # a worker thread's says that no event loop runs
         self._done, self._sent_at = -1.0, float("-inf")
         self._reports: list[Report] = []
         self._arrived, self._told = anyio.Event(), anyio.Event()
@@ -172,7 +174,7 @@ class _Reporter:
             return
         self._done, self._sent_at = done, now
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._take, (done, total, message))
+            self._loop.call_soon_threadsafe(self._take, (done, total, message), context=self._context)
 
     def _take(self, report: Report) -> None:
         if self._ended:
