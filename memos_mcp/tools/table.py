@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.errors import Invalid
+from memos_mcp.tools.ask import ASK
 from memos_mcp.tools.create_cube import CREATE_CUBE
 from memos_mcp.tools.forget import FORGET
 from memos_mcp.tools.fuse import FUSE
@@ -24,6 +25,7 @@ TOOLSETS: dict[str, tuple[Tool, ...]] = {
     CORE: (REMEMBER, RECALL, FORGET, FUSE),
     "lifecycle": (HISTORY, RESTORE, SNAPSHOT, GOVERN),
     "cubes": (CREATE_CUBE, SHARE_CUBE, PACK_CUBE, INSTALL_CUBE),
+    "local": (ASK,),
 }
 TOOLS: dict[str, Tool] = {tool.name: tool for tools in TOOLSETS.values() for tool in tools}
 

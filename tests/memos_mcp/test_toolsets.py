@@ -19,6 +19,7 @@ from tests.memos_mcp.serving import ERAS, VERSION, Era, connected_to
 CORE = ["remember", "recall", "forget", "fuse"]
 LIFECYCLE = ["history", "restore", "snapshot", "govern"]
 CUBES = ["create_cube", "share_cube", "pack_cube", "install_cube"]
+LOCAL = ["ask"]
 MAX_CORE_BYTES = 7_000
 MAX_TOOLSET_BYTES = 6_000  # of each of the others: what every conversation that has it pays
 
@@ -61,7 +62,7 @@ def test_a_toolset_that_does_not_exist_is_named_to_the_client(data: Path) -> Non
         answer = assistant.ask(
             "initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo={"name": "t", "version": "1"}
         )
-        assert "no toolset 'everything': use one or more of core, lifecycle, cubes" in answer["error"]["message"]
+        assert "no toolset 'everything': use one or more of core, lifecycle, cubes, local" in answer["error"]["message"]
 
 
 def test_serving_with_a_toolset_that_does_not_exist_ends_at_once(data: Path) -> None:
@@ -80,7 +81,7 @@ class TestTools:
     ) -> None:
         async with connected_to(memos, tuple(TOOLSETS), era) as client:
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        assert list(tools) == CORE + LIFECYCLE + CUBES
+        assert list(tools) == CORE + LIFECYCLE + CUBES + LOCAL
         for toolset in TOOLSETS.values():
             for tool in toolset:
                 listed = tools[tool.name]
