@@ -131,6 +131,21 @@ class Embeddings:
         found = self._embed(model, [text])
         return None if found is None else (fingerprint(model), found[0])
 
+    def of_texts(self, texts: Sequence[str]) -> tuple[Vectors, str]:
+        """The vector of each text, [texts, dimension] with L2 norm 1, and the embedder's name.
+
+        That of a text of several passages is their mean.
+
+        Raises:
+            Unavailable: there is no embedder; with what to do.
+        """
+        model = self.answering or self.configured
+        found = self._passages(model, texts) if model is not None else None
+        if model is None or found is None:
+            raise Unavailable(f"there is no embedder: {self.missing_reason or 'it is not loaded'}")
+        means = np.stack([vectors.mean(axis=0) for vectors in found])
+        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12), model.name
+
     def contents(self, texts: Sequence[str | None]) -> dict[str, list[Vectors]]:
         """Passage vectors of contents, [passages, dimension] each, under each fingerprint that is written now.
 

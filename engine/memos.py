@@ -34,6 +34,7 @@ from engine import (
 )
 from engine import history as versions
 from engine import provenance as tracing
+from engine.answering.answering import Answering
 from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
 from engine.cube_operations import (
     Artifact,
@@ -63,6 +64,7 @@ from engine.errors import Cancelled, Invalid, MemosError, NotAllowed, NotFound
 from engine.events import Events
 from engine.governance.access import clearance, granted, header_for, no_memory
 from engine.indexer import Indexes
+from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow
 from engine.operations import (
     PAGE_SIZE,
     Caller,
@@ -100,9 +102,10 @@ __all__ = ["MemOS", "restore_backup"]
 class MemOS:
     """An open store. Use it as a context manager, or call `close`."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, announce: Callable[[str], None] = log.warning) -> None:
         self._parts = parts
         self._recalling = recalling.Recalling(parts)
+        self._answering = Answering(parts, self._recalling, announce)
         self._forgetting = forgetting.Forgetting(parts, self._recalling)
         self._listeners: dict[object, Listener] = {}
         self._events = Events(parts.vault)
@@ -139,7 +142,7 @@ class MemOS:
         try:
             embeddings = Embeddings(vault, settings, announce)
             indexes = Indexes(vault, embeddings, settings)
-            return cls(Parts(vault, embeddings, indexes, clock, ids))
+            return cls(Parts(vault, embeddings, indexes, clock, ids), announce)
         except BaseException:
             vault.close()
             raise
@@ -158,6 +161,7 @@ class MemOS:
         self._stopping.set()
         self._work.set()
         self._background.join()
+        self._answering.close()
         try:
             self._recalling.write_uses()
             upkeep.back_up_if_due(self._parts)
@@ -222,6 +226,33 @@ class MemOS:
             progress(1, 2, "removing every copy")
         self._forgetting.clean()
         return held
+
+    # --- the local model ----------------------------------------------------------------------------------------
+
+    def chat(self, request: Chat, caller: Caller) -> Iterator[ChatEvent]:
+        """The events of a reply from memory; closing the iterator cancels it. See `engine.answering`."""
+        return self._answering.chat(request, caller)
+
+    def model(self, caller: Caller, source: str | None = None, load: bool = False) -> ModelInfo | None:
+        """The model that is served, as far as it is known. See `engine.answering`."""
+        return self._answering.model(caller, source, load)
+
+    def tiers(self, cube: str | None, caller: Caller) -> tuple[TierRow, ...]:
+        """The KV caches that are kept of a cube, or of all that the caller may read. See `engine.answering`."""
+        return self._answering.tiers(cube, caller)
+
+    def build_tier(self, cube: str, caller: Caller, progress: Progress = silent) -> TierBuilt:
+        """Build the KV caches of a cube. See `engine.answering`."""
+        return self._answering.build_tier(cube, caller, progress)
+
+    def drop_tier(self, cube: str | None, caller: Caller) -> int:
+        """Drop the KV caches of a cube, or all of them; how many there were. See `engine.answering`."""
+        return self._answering.drop_tier(cube, caller)
+
+    def embed(self, texts: Sequence[str], caller: Caller) -> tuple[tuple[tuple[float, ...], ...], str]:
+        """The vector of each text, and the name of the embedder. Raises `Unavailable` where there is none."""
+        vectors, name = self._parts.embeddings.of_texts(texts)
+        return tuple(tuple(vector.tolist()) for vector in vectors), name
 
     # --- governance --------------------------------------------------------------------------------------------
 
@@ -471,6 +502,7 @@ class MemOS:
         upkeep.expire(self._parts)
         upkeep.decay(self._parts)
         timeline.retain(self._parts)
+        self._answering.sweep()
         self._watcher.start()
         self._work.set()  # memories that were stored without vectors get them
         upkeep.drop_old_records(self._parts)
@@ -531,6 +563,7 @@ class MemOS:
 
     def _committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
         self._parts.indexes.apply(changes, transaction)
+        self._answering.committed(changes, transaction)
         for event in self._events.of(changes, transaction):
             for listener in list(self._listeners.values()):
                 listener(event)

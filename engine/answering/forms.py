@@ -1,7 +1,7 @@
 """In which form each recalled memory reaches the model: text, or its own KV cache. Tables and pure functions.
 
-A chunk saves prefill, and is not exact: the tokens of one memory do not see those of another unless they are recomputed.
-So it is taken only where it pays, where it was measured to be close enough, and where no two of the memories say
+A chunk saves prefill, and is not exact: the tokens of one memory do not see those of another unless they are computed
+anew. So it is taken only where it pays, where it was measured to be close enough, and where no two of the memories say
 something about the same thing: there the model has to read one in the light of the other.
 """
 
@@ -21,7 +21,7 @@ SHARED = 0.5  # of the content words of the shorter of two memories: from there 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A recalled memory. `divergence` is that of its chunk in nats; None where there is no chunk, or it is not known."""
+    """A recalled memory. `divergence` is that of its chunk in nats; None: there is no chunk, or it is not known."""
 
     id: str
     text: str

@@ -1,13 +1,13 @@
 """Which memories a model is given: the pinned ones of the cubes, and those that answer the last turn.
 
-All come oldest first, so that what was said later stands later, and the same memories always give the same text. Nothing
-here knows tokens or tensors.
+All come oldest first, so that what was said later stands later, and the same memories always give the same text.
+Nothing here knows tokens or tensors.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cubes import MemCube, Memory, Relation, Sensitivity
@@ -106,10 +106,11 @@ class Gathering:
             self._pinned[cube] = (revision, pinned)
         return pinned
 
-    def forget(self) -> None:
-        """Let go of what was kept: it may hold what was erased."""
+    def committed(self, cubes: Iterable[str]) -> None:
+        """Let go of what was kept of these cubes: they changed, and it may hold what was erased."""
         with self._lock:
-            self._pinned.clear()
+            for cube in cubes:
+                self._pinned.pop(cube, None)
 
 
 def rivals(memory: Memory) -> frozenset[str]:

@@ -14,12 +14,14 @@ from engine.operations import Caller, Principal, Remember
 from tests.conftest import HandClock
 from tests.engine.stores import ME
 
+USUAL = MemoryUse()
+
 
 def gathering_of(memos: MemOS) -> Gathering:
     return Gathering(memos._parts, memos._recalling)
 
 
-def asked(memos: MemOS, question: str, use: MemoryUse | None = MemoryUse(), **more: object) -> Gathered:
+def asked(memos: MemOS, question: str, use: MemoryUse | None = USUAL, **more: object) -> Gathered:
     chat = Chat((ChatTurn("user", question),), memory=use)
     return gathering_of(memos).gather(chat, more.pop("caller", ME), 2_000, **more)  # type: ignore[arg-type]
 
@@ -60,10 +62,10 @@ def test_pins_are_seen_as_soon_as_they_change(memos: MemOS):
 
 
 def test_rivals_are_known_by_lineage(memos: MemOS, clock: HandClock):
-    old = told(memos, "The boat is moored in Lisbon.")
+    old = told(memos, "The port of the boat is Lisbon.")
     clock.pass_by(days=1)
-    told(memos, "The boat is moored in Porto.")
-    found = asked(memos, "Where is the boat moored?")
+    told(memos, "The port of the boat is Porto.")
+    found = asked(memos, "What is the port of the boat?")
     assert {old} in [rivals(memory) for memory, _ in found.recalled]
 
 

@@ -1,0 +1,185 @@
+"""Answering: conversations with the model that is configured, from the memory that the caller may use.
+
+This module checks, gathers, and hands over to the local model or to a remote server. It imports no torch: what needs
+tensors, or the network, is imported with the first request that needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cubes import Action
+from engine.answering.checks import check
+from engine.answering.gathering import Gathering
+from engine.errors import Invalid, NotAllowed, Unavailable
+from engine.governance.access import granted
+from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow
+from engine.operations import Caller, Progress
+from engine.parts import Parts, readable_cubes
+from engine.recalling import Recalling
+from engine.vault import Change, Transaction
+
+if TYPE_CHECKING:
+    from engine.answering.local import LocalModel
+    from engine.model.remote import RemoteModel
+
+NO_MODEL = (
+    "no model is configured: name one with --model (a Hugging Face name, a folder, or the URL of an OpenAI-compatible "
+    "server), or set MEMOS_MODEL"
+)
+log = logging.getLogger(__name__)
+
+
+def is_remote(source: str) -> bool:
+    """Whether a model's name is the address of a server."""
+    return source.startswith(("http://", "https://"))
+
+
+class Answering:
+    """The model of one store, loaded when it is first asked."""
+
+    def __init__(self, parts: Parts, recalling: Recalling, announce: Callable[[str], None]) -> None:
+        self._parts, self._settings, self._announce = parts, parts.vault.settings, announce
+        self._gathering = Gathering(parts, recalling)
+        self._source = self._settings.model
+        self._lock = threading.Lock()
+        self._local: LocalModel | None = None
+        self._remote: RemoteModel | None = None
+
+    # --- the model -----------------------------------------------------------------------------------------------
+
+    def model(self, caller: Caller, source: str | None = None, load: bool = False) -> ModelInfo | None:
+        """The model that is served, as far as it is known; with `load` it is loaded first.
+
+        Raises:
+            NotAllowed: only the owner may choose another one.
+            Unavailable: it cannot be loaded, with what to do; or none is configured, with `load`.
+        """
+        chosen = self._chosen(source, caller)
+        if chosen is None:
+            if load:
+                raise Unavailable(NO_MODEL)
+            return None
+        if is_remote(chosen):
+            return self._remote_model(chosen).info
+        if load:
+            return self._local_model().info(chosen)
+        with self._lock:
+            local = self._local
+        return local.known if local is not None else None
+
+    def _chosen(self, source: str | None, caller: Caller) -> str | None:
+        if source is not None and source != self._source:
+            if not granted(caller.principal, "*", Action.ADMIN):
+                raise NotAllowed(f"only the owner of the store chooses the model: this one serves {self._source!r}")
+            if not source.strip():
+                raise Invalid("the model's name is empty: give a Hugging Face name, a folder or a URL")
+            self._source = source
+        return self._source
+
+    def _local_model(self) -> LocalModel:
+        from engine.answering.local import LocalModel
+
+        with self._lock:
+            if self._local is None:
+                self._local = LocalModel(self._parts, self._gathering, self._announce)
+            return self._local
+
+    def _remote_model(self, url: str) -> RemoteModel:
+        from engine.model.remote import RemoteModel
+
+        with self._lock:
+            if self._remote is None or self._remote.info.source != url:
+                self._remote = RemoteModel(url, self._settings)
+            return self._remote
+
+    # --- chat ----------------------------------------------------------------------------------------------------
+
+    def chat(self, request: Chat, caller: Caller) -> Iterator[ChatEvent]:
+        """The events of one reply. Closing the iterator cancels it.
+
+        Raises:
+            Invalid, TooLarge: the request is outside the bounds; NotFound: a cube that the caller may not read.
+            Unavailable: there is no model, with what to do.
+        """
+        started = time.perf_counter()
+        check(request)
+        chosen = self._chosen(request.model, caller)
+        if chosen is None:
+            raise Unavailable(NO_MODEL)
+        if request.memory is not None:
+            readable_cubes(self._parts, request.memory.cubes, caller)  # refused before anything is loaded
+        if is_remote(chosen):
+            from engine.answering.remote_reply import remote_reply
+
+            return remote_reply(self._remote_model(chosen), self._gathering, request, caller, started)
+        return self._local_model().reply(chosen, request, caller, started)
+
+    # --- the KV tier ---------------------------------------------------------------------------------------------
+
+    def tiers(self, cube: str | None, caller: Caller) -> tuple[TierRow, ...]:
+        """What is kept in the KV tier, of the cubes that the caller may read."""
+        names = [cube] if cube is not None else None
+        cubes = readable_cubes(self._parts, names, caller)
+        from engine.answering.local import tier_rows
+
+        with self._lock:
+            local = self._local
+        return tier_rows(self._parts, local, cubes, caller)
+
+    def build_tier(self, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
+        """Build the KV caches of a cube: its pinned block and a chunk of each memory.
+
+        Raises:
+            NotFound, NotAllowed: a cube that the caller may not read, or not change.
+            Unavailable: there is no local model, or it does not let its cache be kept.
+        """
+        chosen = self._may_change(cube, caller)
+        if chosen is None:
+            raise Unavailable(NO_MODEL)
+        if is_remote(chosen):
+            raise Unavailable(f"{chosen} is a remote server with a cache of its own: only a local model has a KV tier")
+        return self._local_model().build(chosen, cube, caller, progress)
+
+    def drop_tier(self, cube: str | None, caller: Caller) -> int:
+        """Drop the KV caches of a cube, or of all; how many there were."""
+        if cube is not None:
+            self._may_change(cube, caller)
+        elif not granted(caller.principal, "*", Action.ADMIN):
+            raise NotAllowed("dropping every KV cache is for the owner of the store: name a cube")
+        return self._local_model().drop(cube, caller)
+
+    def _may_change(self, cube: str, caller: Caller) -> str | None:
+        (found,) = readable_cubes(self._parts, [cube], caller)
+        from engine.governance.access import require
+
+        require(caller.principal, found, Action.WRITE)
+        return self._source
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
+        """Called before a writing call returns: nothing derived from what it changed is used any more."""
+        self._gathering.committed(transaction.cubes)
+        with self._lock:
+            local = self._local
+        if local is not None:
+            local.committed(changes, transaction)
+
+    def sweep(self) -> None:
+        """Unload an idle model, keep the budgets."""
+        with self._lock:
+            local = self._local
+        if local is not None:
+            local.sweep()
+
+    def close(self) -> None:
+        """End what runs and write what is to be kept."""
+        with self._lock:
+            local, self._local = self._local, None
+        if local is not None:
+            local.close()

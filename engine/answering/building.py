@@ -1,0 +1,168 @@
+"""Builds the KV tier: by hand for a whole cube, and by itself for memories that replies went without.
+
+A chunk is worth building for what is used again: the second time that a reply would have used one, it is built, when
+the model has nothing else to do. What was built is kept chunk by chunk, so that stopping loses only what is in work.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
+
+from cubes import Memory
+from engine.answering.gathering import Gathering
+from engine.answering.notes import note_of
+from engine.errors import MemosError, Unavailable
+from engine.lifecycle.states import is_expired
+from engine.model.loading import Loaded
+from engine.model.runner import Runner
+from engine.model_operations import TierBuilt
+from engine.operations import Caller, Progress
+from engine.parts import Parts, readable_cubes, seen_in
+from engine.tiers.kv.building import TOGETHER, BuiltChunk, build_chunks, build_prefix, pinned_block
+from engine.tiers.kv.store import KvStore, Scope
+from engine.vault import queries
+
+WANTED_KEPT = 4_096  # memories of which it is remembered that a chunk would have served
+WAITING = 256  # memories that wait for being built
+TIMES = 2  # a memory is wanted before its chunk is built
+log = logging.getLogger(__name__)
+
+
+class Builder:
+    """Builds in the background, on a thread that waits for the model's."""
+
+    def __init__(self, parts: Parts, gathering: Gathering, store: KvStore) -> None:
+        self._parts, self._gathering, self._store = parts, gathering, store
+        self._share = parts.vault.settings.kv_share
+        self._wanted: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._waiting: queue.Queue[tuple[Runner, Memory] | None] = queue.Queue(WAITING)
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    # --- by itself -----------------------------------------------------------------------------------------------
+
+    def want(self, runner: Runner, memories: Sequence[Memory], *, at_once: bool = False) -> None:
+        """A reply would have used chunks of these. `at_once`: they were asked for as such."""
+        for memory in memories:
+            key = (memory.id, memory.version)
+            times = self._wanted[key] = self._wanted.pop(key, 0) + 1
+            if times == TIMES or (at_once and times == 1):
+                self._enqueue(runner, memory)
+        while len(self._wanted) > WANTED_KEPT:
+            self._wanted.popitem(last=False)
+
+    def _enqueue(self, runner: Runner, memory: Memory) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="memos-kv-building", daemon=True)
+            self._thread.start()
+        try:
+            self._waiting.put_nowait((runner, memory))
+        except queue.Full:
+            log.info("%s is built another time: enough is waiting", memory.id)
+
+    def _run(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            runner, memories = first[0], [first[1]]
+            while len(memories) < TOGETHER and not self._waiting.empty():
+                another = self._waiting.get()
+                if another is None:
+                    return
+                memories.append(another[1])
+            try:
+                self._chunks(runner, memories)
+            except MemosError as error:
+                log.warning("KV caches were not built: %s", error)
+            except Exception as error:  # noqa: BLE001 - the outermost edge of this thread: the next may succeed
+                log.error("KV caches were not built: %s", type(error).__qualname__)
+
+    def close(self) -> None:
+        """Build nothing any more."""
+        self._closed.set()
+        if self._thread is not None:
+            while True:
+                try:
+                    self._waiting.put_nowait(None)
+                    break
+                except queue.Full:
+                    self._waiting.get_nowait()
+            self._thread.join()
+
+    # --- by hand -------------------------------------------------------------------------------------------------
+
+    def build(self, runner: Runner, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
+        """Build the pinned block of a cube and a chunk of each memory that the caller sees. See `engine.answering`."""
+        info = runner.loaded.info
+        if info.kv_refusal is not None:
+            raise Unavailable(f"{info.source} has no KV tier: {info.kv_refusal}")
+        (header,) = readable_cubes(self._parts, [cube], caller)
+        pinned = self._gathering.pinned(header, caller)
+        memories = self._live(cube, caller)
+        total = len(memories) + 1
+        progress(0, total, "building the pinned block")
+        prefix, size = self._prefix(runner, cube, pinned)
+        skipped: list[tuple[str, str]] = []
+        chunks = 0
+        refusal = runner.loaded.layout.chunk_refusal
+        if refusal is not None:
+            skipped = [(memory.id, refusal) for memory in memories]
+            memories = []
+        for start in range(0, len(memories), TOGETHER):
+            progress(1 + start, total, "building chunks")
+            for built, kept in self._chunks(runner, memories[start : start + TOGETHER]):
+                if kept:
+                    chunks += 1
+                    size += sum(t.numel() * t.element_size() for layer in built.layers for t in layer)
+                else:
+                    skipped.append((built.note.id, "it was changed meanwhile, or there is no room for it"))
+        progress(total, total, "built")
+        return TierBuilt(cube, prefix, chunks, size, tuple(skipped))
+
+    def _live(self, cube: str, caller: Caller) -> list[Memory]:
+        seen, now = seen_in(self._parts, cube, caller), self._parts.clock.now()
+        with self._parts.vault.reading() as connection:
+            found = [record.memory for record in queries.live(connection, cube)]
+        return [
+            memory
+            for memory in found
+            if memory.governance.sensitivity in seen and not is_expired(memory, now) and not memory.descriptive.parts
+        ]
+
+    def _prefix(self, runner: Runner, cube: str, pinned: Sequence[Memory]) -> tuple[int, int]:
+        """Tokens and bytes of the pinned block that was kept."""
+        if not pinned:
+            return 0, 0
+        notes = [note_of(memory) for memory in pinned]
+
+        def job(loaded: Loaded) -> Generator[tuple[tuple[int, ...], object] | None, None, None]:
+            ids = pinned_block(loaded, notes)
+            layers = yield from build_prefix(loaded, ids)
+            sources = [(memory.id, memory.version) for memory in pinned]
+            self._store.keep_prefix(loaded.info, Scope.cube(cube), cube, ids, layers, 0, sources)
+            yield ids, sum(t.numel() * t.element_size() for layer in layers for t in layer)
+
+        found = [item for item in runner.stream(job) if item is not None]
+        ids, size = found[-1]
+        return len(ids), int(str(size))
+
+    def _chunks(self, runner: Runner, memories: Sequence[Memory]) -> list[tuple[BuiltChunk, bool]]:
+        """Build and keep chunks of a few memories: each with whether it was kept."""
+        notes = [note_of(memory) for memory in memories]
+        cubes = {memory.id: memory.cube for memory in memories}
+
+        def job(loaded: Loaded) -> Generator[list[BuiltChunk] | None, None, None]:
+            built = yield from build_chunks(loaded, notes, self._share)
+            yield built
+
+        info, kept = runner.loaded.info, []
+        for built in runner.stream(job, background=True):
+            for chunk in built or ():
+                id = self._store.keep_chunk(
+                    info, cubes[chunk.note.id], chunk.note.id, chunk.note.version, chunk.ids, chunk.layers,
+                    chunk.divergence,
+                )  # fmt: skip
+                kept.append((chunk, id is not None))
+        return kept

@@ -1,0 +1,265 @@
+"""The local model at work: memory in the form that fits, the reply, and what is kept of it for the next one.
+
+The model runs on a thread of its own (`engine.model.runner`); what is done there is written as generators, so that
+replies take turns. Memory is gathered and prefetched before a reply gets its first turn.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from cubes import MemCube, Memory
+from engine.answering.building import Builder
+from engine.answering.forms import Candidate, Choice, choose
+from engine.answering.gathering import Gathered, Gathering, rivals
+from engine.answering.notes import note_of
+from engine.model.generation import generate
+from engine.model.host import ModelHost
+from engine.model.loading import Loaded
+from engine.model.prompts import Prompt, lay_out
+from engine.model_operations import (
+    Chat,
+    ChatEvent,
+    Finished,
+    Form,
+    MemoryReport,
+    MemoryUse,
+    ModelInfo,
+    Recalling,
+    Said,
+    Tier,
+    TierBuilt,
+    TierRow,
+    Used,
+)
+from engine.operations import Caller, Progress
+from engine.parts import Parts
+from engine.tiers.kv.assembly import Assembled, assemble
+from engine.tiers.kv.store import Chunk, KvStore, Scope
+from engine.vault import Change, Transaction
+
+CONTEXT_SHARE = 4  # recalled memories take at most one in so many tokens of the context
+MOST_RECALLED_TOKENS = 8_000
+log = logging.getLogger(__name__)
+
+
+class LocalModel:
+    """The model host and the KV store of one memory store."""
+
+    def __init__(self, parts: Parts, gathering: Gathering, announce: Callable[[str], None]) -> None:
+        self._parts, self._gathering = parts, gathering
+        self.settings = parts.vault.settings
+        self.host = ModelHost(self.settings, announce)
+        self.store = KvStore(parts.vault, self.settings, parts.clock, parts.ids)
+        self._builder = Builder(parts, gathering, self.store)
+
+    @property
+    def known(self) -> ModelInfo | None:
+        """The model, as far as it was loaded."""
+        return self.host.info
+
+    def info(self, source: str) -> ModelInfo:
+        """The model, loaded if need be."""
+        return self.host.runner(source).loaded.info
+
+    # --- replies -------------------------------------------------------------------------------------------------
+
+    def reply(self, source: str, request: Chat, caller: Caller, started: float) -> Iterator[ChatEvent]:
+        """The events of one reply. See `engine.answering.answering`."""
+        runner = self.host.runner(source)
+        info = runner.loaded.info
+        budget = min(MOST_RECALLED_TOKENS, info.context_tokens // CONTEXT_SHARE)
+        gathered = self._gathering.gather(request, caller, budget)
+        chunks = self._chunks(info, request.memory, gathered)
+        reply = _Reply(self, request, caller, gathered, chunks, started)
+        with self.host.in_use():
+            yield from runner.stream(reply.steps)
+        self._builder.want(runner, reply.wanted)
+
+    def _chunks(self, info: ModelInfo, use: MemoryUse | None, gathered: Gathered) -> Mapping[str, Chunk]:
+        """The chunks of the recalled memories that are there; reading them begins, while the prompt is laid out."""
+        if use is None or Tier.KV not in use.tiers or self.refusal(info) is not None:
+            return {}
+        memories = [memory for memory, _ in gathered.recalled]
+        found = {memory.id: self.store.chunk(info, memory.cube, memory.id, memory.version) for memory in memories}
+        there = {id: chunk for id, chunk in found.items() if chunk is not None}
+        self.store.prefetch(list(there.values()))
+        return there
+
+    def refusal(self, info: ModelInfo) -> str | None:
+        """Why there is no KV tier, in words."""
+        return info.kv_refusal if self.settings.kv else "the KV tier is switched off (MEMOS_KV)"
+
+    # --- the tier ------------------------------------------------------------------------------------------------
+
+    def build(self, source: str, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
+        """Build the KV caches of a cube."""
+        runner = self.host.runner(source)
+        with self.host.in_use():
+            return self._builder.build(runner, cube, caller, progress)
+
+    def rows(self, cubes: Sequence[MemCube], caller: Caller) -> tuple[TierRow, ...]:
+        """What is kept, of these cubes, of what the caller may see."""
+        return tuple(row for cube in cubes for row in self.store.rows(cube.name, self.known))
+
+    def drop(self, cube: str | None, caller: Caller) -> int:
+        """Drop what is kept."""
+        return self.store.drop(caller, cube)
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
+        """See `engine.answering.answering`."""
+        self.store.committed(changes, transaction)
+
+    def sweep(self) -> None:
+        """Unload an idle model, keep the budgets."""
+        self.host.unload_if_idle(time.monotonic())
+        self.store.sweep()
+
+    def close(self) -> None:
+        """End what runs and write what is to be kept."""
+        self.host.close()
+        self.store.close()
+
+
+class _Reply:
+    """One reply, from the prompt to what is kept of it. `steps` runs on the model's thread."""
+
+    def __init__(
+        self,
+        local: LocalModel,
+        request: Chat,
+        caller: Caller,
+        gathered: Gathered,
+        chunks: Mapping[str, Chunk],
+        started: float,
+    ) -> None:
+        self._local, self._request, self._caller = local, request, caller
+        self._gathered, self._chunks, self._started = gathered, chunks, started
+        self.wanted: tuple[str, ...] = ()
+
+    def steps(self, loaded: Loaded) -> Iterator[ChatEvent | None]:
+        """The events; None where another reply may have its turn."""
+        local, request = self._local, self._request
+        pinned = [note_of(memory) for memory in self._gathered.pinned]
+        recalled = [note_of(*item) for item in self._gathered.recalled]
+        prompt = lay_out(loaded, request.turns, pinned, recalled, request.sampling.max_tokens)
+        choice = self._choose(loaded, prompt)
+        self.wanted = choice.wanted
+        chosen = {id: self._chunks[id] for id, form in choice.forms.items() if form is Form.CHUNK}
+        kv = local.refusal(loaded.info) is None and (request.memory is None or Tier.KV in request.memory.tiers)
+        report = self._report(prompt, choice)
+        yield Recalling(report)
+        made = yield from assemble(
+            loaded,
+            prompt,
+            local.store if kv else None,
+            self._scopes(),
+            chosen,
+            local.settings.kv_share,
+            request.sampling.max_tokens,
+        )
+        first_ms, tokens, said, reason = 0.0, 0, list[str](), "length"
+        for step in generate(loaded, prompt.ids, made.cache, request.sampling):
+            if step.token is not None:
+                first_ms = first_ms or 1e3 * (time.perf_counter() - self._started)
+                tokens += 1
+            if step.text:
+                said.append(step.text)
+                yield Said(step.text)
+            else:
+                yield None
+            reason = step.done or reason
+        report = replace(
+            self._with_forms(report, prompt, made),
+            ttft_ms=first_ms,
+            reused_tokens=made.reused_tokens,
+            recomputed_tokens=made.recomputed_tokens,
+            remarks=(*report.remarks, *(local.store.remarks() if kv else ())),
+        )
+        yield Finished("".join(said), reason, tokens, report, loaded.info)
+        if kv:
+            self._keep(loaded, prompt, made)
+
+    def _choose(self, loaded: Loaded, prompt: Prompt) -> Choice:
+        use, settings = self._request.memory, self._local.settings
+        if use is None:
+            return Choice({})
+        lengths = {piece.note.id: len(piece.ids) for piece in prompt.pieces if piece.note is not None}
+        candidates = [self._candidate(memory, lengths) for memory, _ in self._gathered.recalled if memory.id in lengths]
+        pinned = [self._candidate(memory, lengths) for memory in self._gathered.pinned if memory.id in lengths]
+        refusal = self._local.refusal(loaded.info) or loaded.layout.chunk_refusal
+        return choose(candidates, pinned, use.tiers, share=settings.kv_share, bound=settings.kv_bound, refusal=refusal)
+
+    def _candidate(self, memory: Memory, lengths: Mapping[str, int]) -> Candidate:
+        chunk = self._chunks.get(memory.id)
+        return Candidate(
+            memory.id,
+            memory.content,
+            lengths[memory.id],
+            chunk is not None,
+            chunk.divergence if chunk is not None else None,
+            rivals(memory),
+        )
+
+    def _scopes(self) -> list[Scope]:
+        """Whose stored prefixes may serve this reply: the caller's own, and that of the cube whose block is pinned."""
+        cube = self._gathered.cube
+        return [*([Scope.cube(cube)] if cube is not None else []), Scope.talk(self._caller.principal.name)]
+
+    def _report(self, prompt: Prompt, choice: Choice) -> MemoryReport:
+        there = {piece.note.id for piece in prompt.pieces if piece.note is not None}
+        memories = [(memory, True) for memory in self._gathered.pinned]
+        memories += [(memory, False) for memory, _ in self._gathered.recalled]
+        used = tuple(
+            Used(memory.id, memory.version, memory.cube, choice.forms.get(memory.id, Form.TEXT), memory.content, pinned)
+            for memory, pinned in memories
+            if memory.id in there
+        )
+        return MemoryReport(
+            used=used,
+            prompt_tokens=len(prompt.ids),
+            left_out_turns=prompt.left_out_turns,
+            left_out_memories=prompt.left_out_notes,
+            remarks=(*self._gathered.remarks, *choice.remarks),
+        )
+
+    def _with_forms(self, report: MemoryReport, prompt: Prompt, made: Assembled) -> MemoryReport:
+        """The forms as they came about: what the stored prefix covered was prefix."""
+        covered = {
+            piece.note.id for _, end, piece in prompt.spans() if piece.note is not None and end <= made.prefix_tokens
+        }
+        used = tuple(replace(item, form=Form.PREFIX) if item.id in covered else item for item in report.used)
+        return replace(report, used=used)
+
+    def _keep(self, loaded: Loaded, prompt: Prompt, made: Assembled) -> None:
+        """Keep the KV of what the next turn begins with again: the cube's pinned block, and one's own history."""
+        local, info = self._local, loaded.info
+        sources = [(memory.id, memory.version) for memory in self._gathered.pinned]
+        start, end = made.prefix_tokens, prompt.stable_tokens
+        if end <= start or end > made.cache.tokens:
+            return
+        cube = self._gathered.cube
+        block_end = pinned_end(prompt)
+        if cube is not None and start < block_end and self._request.turns[0].role != "system":
+            layers = made.cache.taken(0, block_end)
+            local.store.keep_prefix(info, Scope.cube(cube), cube, prompt.ids[:block_end], layers, 0, sources)
+        scope = Scope.talk(self._caller.principal.name)
+        layers = made.cache.taken(0, end)
+        local.store.keep_prefix(info, scope, "", prompt.ids[:end], layers, 0, sources)
+
+
+def pinned_end(prompt: Prompt) -> int:
+    """Where the last pinned note ends."""
+    return max((end for _, end, piece in prompt.spans() if piece.pinned and piece.note is not None), default=0)
+
+
+def tier_rows(parts: Parts, local: LocalModel | None, cubes: Sequence[MemCube], caller: Caller) -> tuple[TierRow, ...]:
+    """What is kept of these cubes, whether or not a model was loaded."""
+    store = local.store if local is not None else KvStore(parts.vault, parts.vault.settings, parts.clock, parts.ids)
+    info = local.known if local is not None else None
+    return tuple(row for cube in cubes for row in store.rows(cube.name, info))

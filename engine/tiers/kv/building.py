@@ -1,0 +1,89 @@
+"""Builds KV caches from memories: the pinned block of a cube as a prefix, each memory as a chunk with its divergence.
+
+Chunks are built a few at a time. What they are worth is measured by putting those few beside each other, as a prompt
+would, and asking with the first half of each memory: the divergence is the mean KL of the beginning of the answer to
+what the model says when it has read them all as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from engine.model.loading import Loaded
+from engine.model.prompts import Note, lay_out
+from engine.model_operations import ChatTurn
+from engine.tiers.kv.assembly import composed
+from engine.tiers.kv.divergence import divergence
+from engine.tiers.kv.encoding import PIECE_TOKENS, encoding, prefill
+from engine.tiers.kv.rotation import Part
+from engine.tiers.kv.tensors import Layers, WorkingCache
+
+TOGETHER = 4  # memories beside which a chunk is measured, itself among them
+ASKED = "What do the notes say?"
+MAX_PROBE_WORDS = 40
+MAX_NEW_TOKENS = 8  # room for the answers that are compared
+ROOM_TOKENS = 128  # for a probe and its answer
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltChunk:
+    """A memory's own KV cache: its note, encoded from position `start` on. `divergence` in nats."""
+
+    note: Note
+    ids: tuple[int, ...]
+    layers: Layers
+    start: int
+    divergence: float
+
+
+def pinned_block(loaded: Loaded, pinned: Sequence[Note]) -> tuple[int, ...]:
+    """The tokens with which every conversation over these pinned notes begins, up to the last note's end."""
+    prompt = lay_out(loaded, [ChatTurn("user", ASKED)], pinned, [], 1)
+    end = max((end for _, end, piece in prompt.spans() if piece.pinned and piece.note is not None), default=0)
+    return tuple(prompt.ids[:end])
+
+
+def build_prefix(loaded: Loaded, ids: Sequence[int]) -> Generator[None, None, Layers]:
+    """Encode the beginning of a prompt, a piece a step."""
+    steps = encoding(loaded, ids)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stopped:
+            return cast(Layers, stopped.value)
+        yield
+
+
+def build_chunks(loaded: Loaded, notes: Sequence[Note], share: float) -> Generator[None, None, list[BuiltChunk]]:
+    """Build the chunks of at most `TOGETHER` notes.
+
+    `share` of their tokens is recomputed where they are measured, as where they are used.
+    """
+    prompt = lay_out(loaded, [ChatTurn("user", ASKED)], [], notes, MAX_NEW_TOKENS)
+    places = [(start, end, piece.note) for start, end, piece in prompt.spans() if piece.note is not None]
+    parts: list[tuple[int, Part]] = []
+    for start, end, _ in places:
+        layers = yield from build_prefix(loaded, prompt.ids[start:end])
+        parts.append((start, Part(layers)))
+    first, last = places[0][0], places[-1][1]
+    exact, other = (WorkingCache(loaded.model.config, last + ROOM_TOKENS) for _ in range(2))
+    for start in range(0, last, PIECE_TOKENS):
+        prefill(loaded, prompt.ids[start : min(last, start + PIECE_TOKENS)], exact)
+        yield
+    other.append(exact.taken(0, first))
+    yield from composed(loaded, other, prompt.ids[:last], parts, share)
+    built = []
+    for (start, end, note), (_, part) in zip(places, parts, strict=True):
+        found = divergence(loaded, prompt.ids[:last], exact, other, [_probe(loaded, notes, note, last)])
+        built.append(BuiltChunk(note, tuple(prompt.ids[start:end]), part.layers, part.start, found.kl_mean))
+        yield
+    return built
+
+
+def _probe(loaded: Loaded, notes: Sequence[Note], note: Note, end: int) -> Sequence[int]:
+    """What follows the notes when the first half of one of them is what is asked."""
+    words = note.text.split()
+    half = " ".join(words[: max(1, len(words) // 2)][:MAX_PROBE_WORDS])
+    return lay_out(loaded, [ChatTurn("user", half)], [], notes, MAX_NEW_TOKENS).ids[end:]

@@ -1,0 +1,263 @@
+"""Conversations with the local model: memory reaches it, what can be reused is, and nothing stale ever is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cubes import Action
+from engine.cube_operations import Govern
+from engine.errors import Invalid, MemosError, NotAllowed, NotFound, Unavailable
+from engine.memos import MemOS
+from engine.model_operations import Chat, ChatTurn, Finished, Form, MemoryUse, Recalling, Said, Sampling, Tier
+from engine.operations import Caller, Forget, Mode, Principal, Remember
+from engine.settings import Settings
+from tests.conftest import HandClock, until
+from tests.engine.stores import ME, opened
+
+GREEDY = Sampling(max_tokens=6, temperature=0)
+FACTS = {
+    "alice": "the city of alice is paris",
+    "bob": "the pet of bob is cat",
+    "carol": "the food of carol is sushi",
+    "dave": "the code of dave is 4711",
+}
+
+
+@pytest.fixture
+def with_model(settings: Settings, latest_wins: Path) -> Settings:
+    return replace(settings, model=str(latest_wins), model_dtype="float32")
+
+
+@pytest.fixture
+def talking(with_model: Settings, clock: HandClock) -> Iterator[MemOS]:
+    with opened(with_model, clock) as store:
+        yield store
+
+
+def told(memos: MemOS, clock: HandClock, text: str, *, cube: str = "default", pinned: bool = False) -> str:
+    clock.pass_by(minutes=1)
+    id = memos.remember(Remember(content=text, cube=cube), ME).stored[0].id
+    if pinned:
+        memos.govern(Govern(ids=(id,), pinned=True), ME)
+    return id
+
+
+def chat(*texts: str, memory: MemoryUse | None = MemoryUse(), sampling: Sampling = GREEDY) -> Chat:  # noqa: B008 - frozen
+    """A conversation: what the user and the assistant said in turns, the user last."""
+    roles = ("user", "assistant")
+    return Chat(tuple(ChatTurn(roles[n % 2], text) for n, text in enumerate(texts)), memory, sampling)
+
+
+def reply(memos: MemOS, request: Chat, caller: Caller = ME) -> Finished:
+    events = list(memos.chat(request, caller))
+    assert isinstance(events[0], Recalling)
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert "".join(event.text for event in events if isinstance(event, Said)) == last.text
+    return last
+
+
+def kept(memos: MemOS) -> None:
+    """Wait until what replies left is stored."""
+    until(lambda: memos.tiers_settled(), "what replies left is kept")
+
+
+def test_a_reply_comes_from_memory_and_says_from_which(talking: MemOS, clock: HandClock):
+    ids = [told(talking, clock, text) for text in FACTS.values()]
+    done = reply(talking, chat("what is the city of alice ?"))
+    assert done.text.strip() == "paris"
+    assert ids[0] in [used.id for used in done.report.used]
+    assert done.report.prompt_tokens > 0
+    assert done.report.ttft_ms > 0
+    assert done.reason == "stop"
+
+
+def test_without_memory_nothing_is_known(talking: MemOS, clock: HandClock):
+    told(talking, clock, FACTS["alice"])
+    done = reply(talking, chat("what is the city of alice ?", memory=None))
+    assert done.text.strip() == "unknown"
+    assert done.report.used == ()
+
+
+def test_pinned_memories_are_read_once_and_reused_from_then_on(talking: MemOS, clock: HandClock):
+    for text in FACTS.values():
+        told(talking, clock, text, pinned=True)
+    first = reply(talking, chat("what is the city of alice ?"))
+    kept(talking)
+    second = reply(talking, chat("what is the code of dave ?"))
+    assert (first.text.strip(), second.text.replace(" ", "")) == ("paris", "4711")
+    assert {used.form for used in first.report.used} == {Form.TEXT}
+    assert Form.PREFIX in {used.form for used in second.report.used}
+    assert second.report.reused_tokens >= 32
+
+
+def test_text_alone_reuses_nothing(talking: MemOS, clock: HandClock):
+    for text in FACTS.values():
+        told(talking, clock, text, pinned=True)
+    only_text = MemoryUse(tiers=(Tier.TEXT,))
+    for _ in range(2):
+        done = reply(talking, chat("what is the city of alice ?", memory=only_text))
+        kept(talking)
+        assert done.report.reused_tokens == 0
+        assert {used.form for used in done.report.used} == {Form.TEXT}
+
+
+def test_each_turn_of_a_long_conversation_reads_what_is_new(talking: MemOS, clock: HandClock):
+    told(talking, clock, FACTS["alice"], pinned=True)
+    said: list[str] = []
+    fresh = []
+    for number in range(25):
+        said.append(f"what is the city of alice ? hello {number % 10}")
+        done = reply(talking, chat(*said))
+        kept(talking)
+        said.append(done.text or "unknown")
+        fresh.append(done.report.prompt_tokens - done.report.reused_tokens)
+    assert done.report.prompt_tokens > 400
+    assert max(fresh[1:]) <= 80  # a question, a reply and the tokens of an unfinished block: the same from first to last
+    assert done.report.left_out_turns == 0
+
+
+def test_a_restart_reuses_what_was_kept(with_model: Settings, clock: HandClock):
+    with opened(with_model, clock) as memos:
+        for text in FACTS.values():
+            told(memos, clock, text, pinned=True)
+        reply(memos, chat("what is the city of alice ?"))
+    with opened(with_model, clock) as memos:
+        done = reply(memos, chat("what is the city of alice ?"))
+        assert done.report.reused_tokens >= 32
+        assert done.text.strip() == "paris"
+
+
+def test_another_model_reuses_nothing_of_it_and_says_so(with_model: Settings, clock: HandClock, tmp_path: Path):
+    with opened(with_model, clock) as memos:
+        for text in FACTS.values():
+            told(memos, clock, text, pinned=True)
+        reply(memos, chat("what is the city of alice ?"))
+    other = replace(with_model, model_dtype="bfloat16")  # another fingerprint
+    with opened(other, clock) as memos:
+        done = reply(memos, chat("what is the city of alice ?"))
+        assert done.report.reused_tokens == 0
+        assert any("another model" in remark for remark in done.report.remarks)
+
+
+@pytest.mark.parametrize("change", ["supersede", "archive", "erase"])
+def test_what_was_changed_is_never_used_again(talking: MemOS, clock: HandClock, change: str):
+    old = told(talking, clock, FACTS["alice"], pinned=True)
+    for text in list(FACTS.values())[1:]:
+        told(talking, clock, text, pinned=True)
+    reply(talking, chat("what is the city of alice ?"))
+    kept(talking)
+    assert talking.tiers("default", ME)
+    if change == "supersede":
+        clock.pass_by(minutes=1)
+        talking.remember(Remember(content="the city of alice is rome", supersedes=(old,)), ME)
+    else:
+        mode = Mode.ARCHIVE if change == "archive" else Mode.ERASE
+        confirm = talking.forget(Forget(ids=(old,), mode=mode), ME).confirm
+        if confirm:
+            talking.forget(Forget(confirm=confirm, mode=mode), ME)
+    assert talking.tiers("default", ME) == ()
+    done = reply(talking, chat("what is the city of alice ?"))
+    assert old not in [used.id for used in done.report.used]
+    assert done.text.strip() == ("rome" if change == "supersede" else "unknown")
+
+
+def test_what_a_cube_holds_is_built_shown_and_dropped_by_hand(talking: MemOS, clock: HandClock):
+    told(talking, clock, FACTS["alice"], pinned=True)
+    for text in list(FACTS.values())[1:]:
+        told(talking, clock, text)
+    built = talking.build_tier("default", ME)
+    assert built.prefix_tokens > 0
+    assert built.chunks == 4
+    kept(talking)
+    forms = sorted(row.form.split()[0] for row in talking.tiers("default", ME))
+    assert forms == ["chunk"] * 4 + ["prefix"]
+    assert talking.drop_tier("default", ME) == 5
+    assert talking.tiers("default", ME) == ()
+
+
+def test_chunks_serve_in_any_order_and_that_is_said(with_model: Settings, clock: HandClock):
+    with opened(replace(with_model, kv_bound=10.0), clock) as memos:
+        for text in FACTS.values():
+            told(memos, clock, text)
+        memos.build_tier("default", ME)
+        kept(memos)
+        use = MemoryUse(tiers=(Tier.KV,))
+        done = reply(memos, chat("what is the pet of bob ?", memory=use))
+        assert {used.form for used in done.report.used} == {Form.CHUNK}
+        assert done.report.recomputed_tokens > 0
+        assert done.text.strip() == "cat"
+
+
+def test_closing_a_reply_ends_it(talking: MemOS, clock: HandClock):
+    told(talking, clock, FACTS["alice"])
+    events = talking.chat(chat("hello", sampling=replace(GREEDY, max_tokens=2_000, temperature=1.0, seed=1)), ME)
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert reply(talking, chat("what is the city of alice ?")).text.strip() == "paris"
+
+
+def test_many_conversations_at_once_keep_to_their_own_memory(talking: MemOS, clock: HandClock):
+    names = list(FACTS)
+    for name, text in FACTS.items():
+        told(talking, clock, text, cube=name)
+    wanted = {"alice": "paris", "bob": "cat", "carol": "sushi", "dave": "4711"}
+    about = {"alice": "city", "bob": "pet", "carol": "food", "dave": "code"}
+    found: list[tuple[str, str, str]] = []
+    failed: list[BaseException] = []
+
+    def ask(name: str, other: str) -> None:
+        grants = ((name, (Action.READ,)),)
+        use = MemoryUse(cubes=None)
+        try:
+            done = reply(
+                talking,
+                chat(f"what is the {about[other]} of {other} ?", memory=use),
+                Caller(Principal(name, grants=grants)),
+            )
+            found.append((name, other, done.text.replace(" ", "")))
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    threads = [threading.Thread(target=ask, args=(name, other)) for name in names for other in (name, names[0])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert len(found) == 8
+    for name, other, text in found:
+        assert text == (wanted[other] if name == other else "unknown"), (name, other)
+
+
+def test_without_a_model_a_chat_says_how_to_choose_one(memos: MemOS):
+    with pytest.raises(Unavailable, match="MEMOS_MODEL"):
+        memos.chat(chat("hello"), ME)
+
+
+def test_only_the_owner_chooses_another_model(talking: MemOS):
+    with pytest.raises(NotAllowed):
+        talking.chat(replace(chat("hello"), model="another"), Caller(Principal("guest")))
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (Chat(()), Invalid),
+        (Chat((ChatTurn("assistant", "hello"),)), Invalid),
+        (Chat((ChatTurn("robot", "hello"),)), Invalid),
+        (chat("hello", sampling=replace(GREEDY, temperature=9.0)), Invalid),
+        (chat("hello", sampling=replace(GREEDY, max_tokens=0)), Invalid),
+        (chat("hello", memory=MemoryUse(limit=0)), Invalid),
+        (chat("hello", memory=MemoryUse(cubes=("nowhere",))), NotFound),
+    ],
+)
+def test_bad_requests_are_one_clear_error(talking: MemOS, request_: Chat, error: type[MemosError]):
+    with pytest.raises(error):
+        list(talking.chat(request_, ME))
