@@ -182,15 +182,15 @@ class _Layout:
 
     def _laid_out(self, content: _Content) -> tuple[Prompt, dict[int, int]]:
         """The prompt, and how many tokens each turn brings with what the template puts behind it."""
-        turns, pieces, stable, costs = content.told, list[Piece](), 0, dict[int, int]()
+        turns, pieces, stable, costs = content.told, list[Piece](), None, dict[int, int]()
         last, turn = len(turns) - 1, -1
         frame = framed(self._loaded, [one.role for one in turns])
         for place, part in enumerate(frame):
             before = len(pieces)
             if isinstance(part, Slot):
-                turn = part.turn
-                if turn == last and not stable:
+                if stable is None and (part.turn == last or part.turn != turn + 1):  # the last, or one that was moved
                     stable = len(pieces)
+                turn = part.turn
                 space = place > 0 and _gives_space(frame[place - 1])
                 pieces += self._turn(turns, part, content, " " if space else "")
             else:

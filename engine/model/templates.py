@@ -3,8 +3,8 @@
 No content goes through the template, only a marker for each turn. So no content can be mistaken for a part of the
 template, and each content is turned into tokens by itself. What a template does to contents is found out and followed:
 whether it strips them (the markers stand between em spaces, which are then gone), and whether it takes the turns as
-they are. Those that refuse system turns get them at the start of the next user turn; those that want turns to take
-turns get neighbours of one role as one.
+they are. Those that refuse system turns, or move them to the last turn (where no stored prefix could hold them), get
+them at the start of the next user turn; those that want the roles to alternate get neighbours of one role as one.
 
 It knows nothing of memory. The conversation must end with a user turn.
 """
@@ -61,7 +61,7 @@ def framed(loaded: Loaded, roles: Sequence[str]) -> Frame:
     Raises:
         Unavailable: the template does not take the turns in any shape.
     """
-    refusals = dict[str, None]()
+    refusals, moved = dict[str, None](), list[Frame]()
     for messages in _shapes([_Message(role, (turn,)) for turn, role in enumerate(roles)]):
         try:
             text = _rendered(loaded, messages, goes_on=True)
@@ -69,10 +69,15 @@ def framed(loaded: Loaded, roles: Sequence[str]) -> Frame:
             refusals[str(refusal) or type(refusal).__name__] = None
             continue
         frame = tuple(_split(text))
-        missing = set(range(len(roles))) - {part.turn for part in frame if isinstance(part, Slot)}
-        if not missing:
+        slots = [part.turn for part in frame if isinstance(part, Slot)]
+        if slots == list(range(len(roles))):
             return frame
+        if not (missing := set(range(len(roles))) - set(slots)):
+            moved.append(frame)
+            continue
         refusals["it leaves out " + " and ".join(sorted({f"{roles[turn]} turns" for turn in missing}))] = None
+    if moved:
+        return moved[0]
     raise Unavailable(
         f"the chat template of {loaded.info.source} does not take this conversation ({'; '.join(refusals)}): "
         "choose another model, or correct its chat_template.jinja"
