@@ -12,6 +12,7 @@ from pathlib import Path
 
 from memos_mcp.commands.command import Command
 from memos_mcp.commands.cube_arguments import AUDIT, CUBE, GOVERN, MOUNTING, SENSITIVITIES
+from memos_mcp.commands.model_arguments import CHAT, TIER
 from memos_mcp.version import VERSION
 
 KINDS = ("fact", "preference", "event", "procedure", "document", "message")
@@ -101,7 +102,7 @@ def _toolsets(target: argparse.ArgumentParser) -> None:
         "--toolsets",
         metavar="NAMES",
         default=argparse.SUPPRESS,
-        help="which tools assistants get: core (default), lifecycle, cubes, with commas between; or MEMOS_TOOLSETS",
+        help="which tools assistants get: core (default), lifecycle, cubes, local, with commas; or MEMOS_TOOLSETS",
     )
 
 
@@ -250,6 +251,8 @@ COMMANDS = (
     Command("fuse", "make one memory of several", "memory:fuse", _fuse),
     Command("history", "show every version of a memory", "memory:history", _history),
     Command("restore", "bring a memory back to an earlier version", "memory:restore", _restore),
+    CHAT,
+    TIER,
     GOVERN,
     CUBE,
     *MOUNTING,

@@ -60,10 +60,12 @@ class Session:
                 result = value
         return result
 
-    def items(self, method: str, params: dict[str, Any]) -> Iterator[Any]:
+    def items(self, method: str, params: dict[str, Any], watch: Watch | None = None) -> Iterator[Any]:
         """What the daemon sends one by one, as it comes."""
         for kind, value in self._answers(method, params, start=True):
-            if kind == "item":
+            if kind == "progress" and watch is not None:
+                watch(*value)
+            elif kind == "item":
                 yield value
 
     def tool(self, name: str, arguments: dict[str, Any], doing: str) -> dict[str, Any]:

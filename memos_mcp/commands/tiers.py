@@ -1,0 +1,99 @@
+"""`tier show`, `build`, `drop`: the KV caches of memories, which save a model from reading them again.
+
+What must stay true: nothing is dropped unless a person said yes, or `--yes` was given. What is dropped can be computed
+again; no memory is ever lost by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from memos_mcp.commands.chatting import model_source
+from memos_mcp.commands.memory import given
+from memos_mcp.commands.session import DONE, Failure, Session
+from memos_mcp.terminal import interactive
+
+HEADINGS = ("id", "cube", "form", "tokens", "size", "memories", "uses", "divergence", "since", "model")
+FINGERPRINT_CHARS = len("sha256:") + 8
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def show(session: Session, options: argparse.Namespace) -> int:
+    rows = _rows(session, options.cube)
+    if session.screen.as_json:
+        session.screen.json({"tiers": rows})
+        return DONE
+    if not rows:
+        cube = options.cube or "CUBE"
+        session.screen.remark(f"no KV cache is kept: chats make them, and so does memos-mcp tier build {cube}")
+        return DONE
+    session.screen.table(HEADINGS, [_row(row) for row in rows])
+    session.screen.remark(_sum(rows))
+    if others := sum(not row["usable"] for row in rows):
+        session.screen.remark(f"{others:,} of another model (marked -): kept until room is needed, or tier drop")
+    return DONE
+
+
+def _rows(session: Session, cube: str | None) -> list[dict[str, Any]]:
+    return list(session.call("tiers", {"cube": cube})["tiers"])
+
+
+def _row(row: dict[str, Any]) -> Sequence[object]:
+    divergence = "" if row["divergence"] is None else f"{row['divergence']:.4f}"
+    model = ("" if row["usable"] else "- ") + row["model"][:FINGERPRINT_CHARS]
+    size, since = bytes_in_words(row["bytes"]), row["created_at"][:10]
+    return (
+        *(row["id"], row["cube"], row["form"], f"{row['tokens']:,}", size, row["memories"], row["uses"]),
+        *(divergence, since, model),
+    )
+
+
+def _sum(rows: Sequence[dict[str, Any]]) -> str:
+    tokens, size = sum(row["tokens"] for row in rows), sum(row["bytes"] for row in rows)
+    caches = "1 KV cache" if len(rows) == 1 else f"{len(rows):,} KV caches"
+    return f"{caches}, {tokens:,} tokens, {bytes_in_words(size)}"
+
+
+def bytes_in_words(count: int) -> str:
+    """`count` bytes in the largest unit of which there is one."""
+    size = float(count)
+    for unit in UNITS:
+        if size < 1000 or unit == UNITS[-1]:
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == UNITS[0] else f"{size:.1f} {unit}"
+
+
+def build(session: Session, options: argparse.Namespace) -> int:
+    """Compute them now, and not with the first chats. Ctrl-C keeps what is done by then."""
+    model = model_source(options.model or session.settings.model)
+    with session.screen.bar("build") as bar:
+        built = session.call("build_tier", {"cube": options.cube, "model": model}, bar)
+    if session.screen.as_json:
+        session.screen.json(built)
+        return DONE
+    chunks = "1 memory" if built["chunks"] == 1 else f"{built['chunks']:,} memories"
+    session.screen.line(
+        f"{built['cube']}: a prefix of {built['prefix_tokens']:,} tokens, the KV caches of {chunks}, "
+        f"{bytes_in_words(built['bytes'])}"
+    )
+    if built["skipped"]:
+        session.screen.table(("skipped", "why"), [(row["id"], row["why"]) for row in built["skipped"]])
+    return DONE
+
+
+def drop(session: Session, options: argparse.Namespace) -> int:
+    if not options.yes:
+        rows = _rows(session, options.cube)
+        if rows and not interactive():
+            raise Failure(f"{_sum(rows)}: nothing was dropped: say --yes to do it")
+        if rows and not session.screen.ask(f"Drop {_sum(rows)}?"):
+            raise Failure("nothing was dropped")
+    done = session.call("drop_tier", given(options, "cube"))
+    if session.screen.as_json:
+        session.screen.json(done)
+    else:
+        session.screen.line(f"dropped {done['dropped']:,}; the memories themselves are as they were")
+    return DONE
