@@ -17,6 +17,7 @@ import torch
 from engine.errors import Invalid, TooLarge
 from engine.model import templates
 from engine.model.sampling import Chooser
+from engine.model.stop_strings import StopStrings
 from engine.model.tokens import Spelling
 from engine.model_operations import Sampling
 
@@ -57,7 +58,7 @@ def generate(
     """
     bound = _bound(loaded, len(ids), sampling.max_tokens)
     chooser, spelling = Chooser(sampling), Spelling(loaded.tokenizer)
-    stops = _StopStrings((*sampling.stop, *templates.stops(loaded)))
+    stops = StopStrings((*sampling.stop, *templates.stops(loaded)))
     ends, how = end_tokens(loaded), _last_only(loaded.model)
     logits = yield from _prefilled(loaded, ids, cache, piece_tokens, how)
     for number in range(1, bound + 1):
@@ -125,33 +126,3 @@ def _last_only(model: Any) -> dict[str, int]:
     """The argument that spares computing all logits of a piece, where the model (adapters aside) has one."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(inner.forward).parameters else {}
-
-
-class _StopStrings:
-    """Text passes through; what may be the beginning of a stop string waits until it is known not to be one."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
-        self._waiting = ""
-
-    def add(self, text: str) -> tuple[str, bool]:
-        """What can be shown, and whether a stop string was found behind it."""
-        text = self._waiting + text
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            self._waiting = ""
-            return text[: min(found)], True
-        kept = max((self._beginning(text, stop) for stop in self._stops), default=0)
-        shown, self._waiting = text[: len(text) - kept], text[len(text) - kept :]
-        return shown, False
-
-    def rest(self) -> str:
-        """What was waiting, when nothing more comes."""
-        rest, self._waiting = self._waiting, ""
-        return rest
-
-    @staticmethod
-    def _beginning(text: str, stop: str) -> int:
-        """How many of the last characters of `text` are the first of `stop`."""
-        most = min(len(text), len(stop) - 1)
-        return next((count for count in range(most, 0, -1) if stop.startswith(text[-count:])), 0)
