@@ -28,6 +28,7 @@ class Display:
 
     screen: Screen
     person: bool
+    _remarked: set[str] = field(default_factory=set, init=False)
     _in_reply: bool = field(default=False, init=False)  # whether a line of the reply is open
     _waiting: bool = field(default=False, init=False)  # whether the line "loading" stands there
 
@@ -76,7 +77,9 @@ class Display:
     def _finished(self, event: Event) -> None:
         self.end_line()
         for said in event["remarks"]:
-            self.note(f"  {said}", whole=True)
+            if said not in self._remarked:  # /why repeats them
+                self._remarked.add(said)
+                self.note(f"  {said}", whole=True)
         cut = "cut off at --max-tokens; " if event["reason"] == "length" else ""
         self.note(f"  {cut}{cost(event)}", whole=True)
 
@@ -137,7 +140,8 @@ class Display:
 
 def cost(event: Event) -> str:
     """What a reply cost, in one line."""
-    parts = [f"{event['completion_tokens']:,} tokens"]
+    count = event["completion_tokens"]
+    parts = ["1 token" if count == 1 else f"{count:,} tokens"]
     parts.append(f"{event['reused_tokens']:,} of {event['prompt_tokens']:,} prompt tokens reused")
     if event["recomputed_tokens"]:
         parts.append(f"{event['recomputed_tokens']:,} recomputed")

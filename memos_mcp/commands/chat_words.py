@@ -149,7 +149,7 @@ def _new(chat: Chatting, rest: str) -> None:
 def _help(chat: Chatting, rest: str) -> None:
     rows = [(word.usage, word.summary) for word in WORDS.values()]
     event = {"event": "help", "commands": [{"usage": usage, "summary": summary} for usage, summary in rows]}
-    chat.display.table(event, ("", ""), rows)
+    chat.display.table(event, ("command", "does"), rows)
 
 
 def _quit(chat: Chatting, rest: str) -> None:
