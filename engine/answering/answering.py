@@ -16,7 +16,7 @@ from cubes import Action
 from engine.answering.checks import check
 from engine.answering.gathering import Gathering
 from engine.errors import Invalid, NotAllowed, Unavailable
-from engine.governance.access import granted
+from engine.governance.access import granted, require
 from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow
 from engine.operations import Caller, Progress
 from engine.parts import Parts, readable_cubes
@@ -82,7 +82,12 @@ class Answering:
         return self._source
 
     def _local_model(self) -> LocalModel:
-        from engine.answering.local import LocalModel
+        try:
+            from engine.answering.local import LocalModel
+        except ModuleNotFoundError as error:
+            raise Unavailable(
+                f"the local model needs {error.name}, which is not installed: pip install 'memos-mcp[local]'"
+            ) from error
 
         with self._lock:
             if self._local is None:
@@ -123,13 +128,8 @@ class Answering:
 
     def tiers(self, cube: str | None, caller: Caller) -> tuple[TierRow, ...]:
         """What is kept in the KV tier, of the cubes that the caller may read."""
-        names = [cube] if cube is not None else None
-        cubes = readable_cubes(self._parts, names, caller)
-        from engine.answering.local import tier_rows
-
-        with self._lock:
-            local = self._local
-        return tier_rows(self._parts, local, cubes, caller)
+        cubes = readable_cubes(self._parts, [cube] if cube is not None else None, caller)
+        return self._local_model().rows(cubes, caller)
 
     def build_tier(self, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
         """Build the KV caches of a cube: its pinned block and a chunk of each memory.
@@ -155,8 +155,6 @@ class Answering:
 
     def _may_change(self, cube: str, caller: Caller) -> str | None:
         (found,) = readable_cubes(self._parts, [cube], caller)
-        from engine.governance.access import require
-
         require(caller.principal, found, Action.WRITE)
         return self._source
 

@@ -23,7 +23,8 @@ from engine.model_operations import TierBuilt
 from engine.operations import Caller, Progress
 from engine.parts import Parts, readable_cubes, seen_in
 from engine.tiers.kv.building import TOGETHER, BuiltChunk, build_chunks, build_prefix, pinned_block
-from engine.tiers.kv.store import KvStore, Scope
+from engine.tiers.kv.entries import Scope
+from engine.tiers.kv.store import KvStore
 from engine.vault import queries
 
 WANTED_KEPT = 4_096  # memories of which it is remembered that a chunk would have served

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from cubes import MemCube, Memory
@@ -16,10 +16,11 @@ from engine.answering.building import Builder
 from engine.answering.forms import Candidate, Choice, choose
 from engine.answering.gathering import Gathered, Gathering, rivals
 from engine.answering.notes import note_of
+from engine.governance.access import clearance
 from engine.model.generation import generate
 from engine.model.host import ModelHost
 from engine.model.loading import Loaded
-from engine.model.prompts import Prompt, lay_out
+from engine.model.prompts import Piece, Prompt, lay_out
 from engine.model_operations import (
     Chat,
     ChatEvent,
@@ -38,8 +39,12 @@ from engine.model_operations import (
 from engine.operations import Caller, Progress
 from engine.parts import Parts
 from engine.tiers.kv.assembly import Assembled, assemble
-from engine.tiers.kv.store import Chunk, KvStore, Scope
-from engine.vault import Change, Transaction
+from engine.tiers.kv.building import pinned_end
+from engine.tiers.kv.entries import Scope
+from engine.tiers.kv.found import Chunk
+from engine.tiers.kv.prefixes import BLOCK_TOKENS
+from engine.tiers.kv.store import KvStore
+from engine.vault import Change, Transaction, queries
 
 CONTEXT_SHARE = 4  # recalled memories take at most one in so many tokens of the context
 MOST_RECALLED_TOKENS = 8_000
@@ -75,9 +80,14 @@ class LocalModel:
         gathered = self._gathering.gather(request, caller, budget)
         chunks = self._chunks(info, request.memory, gathered)
         reply = _Reply(self, request, caller, gathered, chunks, started)
-        with self.host.in_use():
-            yield from runner.stream(reply.steps)
-        self._builder.want(runner, reply.wanted)
+        results = runner.stream(reply.steps)
+        try:
+            for event in results:
+                if event is not None:
+                    yield event
+        finally:
+            results.close()
+        self._builder.want(runner, reply.wanted, at_once=reply.forced)
 
     def _chunks(self, info: ModelInfo, use: MemoryUse | None, gathered: Gathered) -> Mapping[str, Chunk]:
         """The chunks of the recalled memories that are there; reading them begins, while the prompt is laid out."""
@@ -98,12 +108,22 @@ class LocalModel:
     def build(self, source: str, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
         """Build the KV caches of a cube."""
         runner = self.host.runner(source)
-        with self.host.in_use():
-            return self._builder.build(runner, cube, caller, progress)
+        return self._builder.build(runner, cube, caller, progress)
 
     def rows(self, cubes: Sequence[MemCube], caller: Caller) -> tuple[TierRow, ...]:
         """What is kept, of these cubes, of what the caller may see."""
-        return tuple(row for cube in cubes for row in self.store.rows(cube.name, self.known))
+        return tuple(
+            row
+            for cube in cubes
+            for row in self.store.rows(cube.name, self.known, lambda ids, cube=cube: self._sees(ids, cube, caller))  # type: ignore[misc]
+        )
+
+    def _sees(self, ids: Collection[str], cube: MemCube, caller: Caller) -> bool:
+        """Whether the caller sees all these memories of a cube."""
+        seen = clearance(caller.principal, cube)
+        with self._parts.vault.reading() as connection:
+            places = queries.places_of(connection, list(ids))
+        return all(id in places and places[id][0] == cube.name and places[id][1] in seen for id in ids)
 
     def drop(self, cube: str | None, caller: Caller) -> int:
         """Drop what is kept."""
@@ -122,6 +142,7 @@ class LocalModel:
 
     def close(self) -> None:
         """End what runs and write what is to be kept."""
+        self._builder.close()
         self.host.close()
         self.store.close()
 
@@ -140,7 +161,8 @@ class _Reply:
     ) -> None:
         self._local, self._request, self._caller = local, request, caller
         self._gathered, self._chunks, self._started = gathered, chunks, started
-        self.wanted: tuple[str, ...] = ()
+        self.wanted: list[Memory] = []
+        self.forced = request.memory is not None and Tier.TEXT not in request.memory.tiers
 
     def steps(self, loaded: Loaded) -> Iterator[ChatEvent | None]:
         """The events; None where another reply may have its turn."""
@@ -149,8 +171,8 @@ class _Reply:
         recalled = [note_of(*item) for item in self._gathered.recalled]
         prompt = lay_out(loaded, request.turns, pinned, recalled, request.sampling.max_tokens)
         choice = self._choose(loaded, prompt)
-        self.wanted = choice.wanted
-        chosen = {id: self._chunks[id] for id, form in choice.forms.items() if form is Form.CHUNK}
+        self.wanted = [memory for memory, _ in self._gathered.recalled if memory.id in choice.wanted]
+        chosen = local.store.ready({id: self._chunks[id] for id, form in choice.forms.items() if form is Form.CHUNK})
         kv = local.refusal(loaded.info) is None and (request.memory is None or Tier.KV in request.memory.tiers)
         report = self._report(prompt, choice)
         yield Recalling(report)
@@ -179,32 +201,32 @@ class _Reply:
             ttft_ms=first_ms,
             reused_tokens=made.reused_tokens,
             recomputed_tokens=made.recomputed_tokens,
-            remarks=(*report.remarks, *(local.store.remarks() if kv else ())),
+            remarks=(*report.remarks, *(local.store.remarks(self._cubes()) if kv else ())),
         )
-        yield Finished("".join(said), reason, tokens, report, loaded.info)
         if kv:
             self._keep(loaded, prompt, made)
+        yield Finished("".join(said), reason, tokens, report, loaded.info)
 
     def _choose(self, loaded: Loaded, prompt: Prompt) -> Choice:
         use, settings = self._request.memory, self._local.settings
         if use is None:
             return Choice({})
-        lengths = {piece.note.id: len(piece.ids) for piece in prompt.pieces if piece.note is not None}
-        candidates = [self._candidate(memory, lengths) for memory, _ in self._gathered.recalled if memory.id in lengths]
-        pinned = [self._candidate(memory, lengths) for memory in self._gathered.pinned if memory.id in lengths]
+        pieces = {piece.note.id: piece for piece in prompt.pieces if piece.note is not None}
+        candidates = [
+            self._candidate(memory, pieces[memory.id]) for memory, _ in self._gathered.recalled if memory.id in pieces
+        ]
+        pinned = [self._candidate(memory, pieces[memory.id]) for memory in self._gathered.pinned if memory.id in pieces]
         refusal = self._local.refusal(loaded.info) or loaded.layout.chunk_refusal
         return choose(candidates, pinned, use.tiers, share=settings.kv_share, bound=settings.kv_bound, refusal=refusal)
 
-    def _candidate(self, memory: Memory, lengths: Mapping[str, int]) -> Candidate:
+    def _candidate(self, memory: Memory, piece: Piece) -> Candidate:
         chunk = self._chunks.get(memory.id)
-        return Candidate(
-            memory.id,
-            memory.content,
-            lengths[memory.id],
-            chunk is not None,
-            chunk.divergence if chunk is not None else None,
-            rivals(memory),
-        )
+        fits = chunk is not None and chunk.fits(piece.ids)
+        divergence = chunk.divergence if chunk is not None else None
+        return Candidate(memory.id, memory.content, len(piece.ids), fits, divergence, rivals(memory))
+
+    def _cubes(self) -> set[str]:
+        return {used.cube for used in (*self._gathered.pinned, *(memory for memory, _ in self._gathered.recalled))}
 
     def _scopes(self) -> list[Scope]:
         """Whose stored prefixes may serve this reply: the caller's own, and that of the cube whose block is pinned."""
@@ -240,26 +262,14 @@ class _Reply:
         """Keep the KV of what the next turn begins with again: the cube's pinned block, and one's own history."""
         local, info = self._local, loaded.info
         sources = [(memory.id, memory.version) for memory in self._gathered.pinned]
-        start, end = made.prefix_tokens, prompt.stable_tokens
-        if end <= start or end > made.cache.tokens:
-            return
+        kept: list[tuple[Scope, int]] = [(Scope.talk(self._caller.principal.name), prompt.stable_tokens)]
         cube = self._gathered.cube
-        block_end = pinned_end(prompt)
-        if cube is not None and start < block_end and self._request.turns[0].role != "system":
-            layers = made.cache.taken(0, block_end)
-            local.store.keep_prefix(info, Scope.cube(cube), cube, prompt.ids[:block_end], layers, 0, sources)
-        scope = Scope.talk(self._caller.principal.name)
-        layers = made.cache.taken(0, end)
-        local.store.keep_prefix(info, scope, "", prompt.ids[:end], layers, 0, sources)
-
-
-def pinned_end(prompt: Prompt) -> int:
-    """Where the last pinned note ends."""
-    return max((end for _, end, piece in prompt.spans() if piece.pinned and piece.note is not None), default=0)
-
-
-def tier_rows(parts: Parts, local: LocalModel | None, cubes: Sequence[MemCube], caller: Caller) -> tuple[TierRow, ...]:
-    """What is kept of these cubes, whether or not a model was loaded."""
-    store = local.store if local is not None else KvStore(parts.vault, parts.vault.settings, parts.clock, parts.ids)
-    info = local.known if local is not None else None
-    return tuple(row for cube in cubes for row in store.rows(cube.name, info))
+        if cube is not None and self._request.turns[0].role != "system":
+            kept.append((Scope.cube(cube), pinned_end(prompt)))
+        for scope, end in kept:
+            ids = prompt.ids[:end]
+            found = local.store.longest(info, [scope], ids)
+            start = found.tokens if found is not None else 0
+            if end - start >= BLOCK_TOKENS:
+                layers = made.cache.taken(start, end)
+                local.store.keep_prefix(info, scope, scope.cube_name, ids, layers, start, sources)

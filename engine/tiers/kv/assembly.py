@@ -15,9 +15,11 @@ import torch
 from engine.model.loading import Loaded
 from engine.model.prompts import Prompt
 from engine.tiers.kv.encoding import PIECE_TOKENS, prefill
+from engine.tiers.kv.entries import Scope
+from engine.tiers.kv.found import Chunk
 from engine.tiers.kv.recompute import choose, recomputing
 from engine.tiers.kv.rotation import Part, place
-from engine.tiers.kv.store import Chunk, KvStore, Scope
+from engine.tiers.kv.store import KvStore
 from engine.tiers.kv.tensors import Layers, WorkingCache, tokens_of
 
 SPARE_TOKENS = 64  # room beyond prompt and reply, so that a cache does not grow at its last tokens

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from engine.model.loading import Loaded
-from engine.model.prompts import Note, lay_out
+from engine.model.prompts import Note, Prompt, lay_out
 from engine.model_operations import ChatTurn
 from engine.tiers.kv.assembly import composed
 from engine.tiers.kv.divergence import divergence
@@ -41,8 +41,12 @@ class BuiltChunk:
 def pinned_block(loaded: Loaded, pinned: Sequence[Note]) -> tuple[int, ...]:
     """The tokens with which every conversation over these pinned notes begins, up to the last note's end."""
     prompt = lay_out(loaded, [ChatTurn("user", ASKED)], pinned, [], 1)
-    end = max((end for _, end, piece in prompt.spans() if piece.pinned and piece.note is not None), default=0)
-    return tuple(prompt.ids[:end])
+    return prompt.ids[: pinned_end(prompt)]
+
+
+def pinned_end(prompt: Prompt) -> int:
+    """Where the last pinned note of a prompt ends."""
+    return max((end for _, end, piece in prompt.spans() if piece.pinned and piece.note is not None), default=0)
 
 
 def build_prefix(loaded: Loaded, ids: Sequence[int]) -> Generator[None, None, Layers]:
