@@ -25,11 +25,11 @@ from engine.governance.access import allowed, clearance, granted, no_cube
 from engine.governance.policy import check_policy
 from engine.loader.comparison import compared
 from engine.loader.staged import (
-    WAITS,
     Staged,
     batches,
     stage_all,
     staging_of,
+    standing,
     take_snapshots,
     taken,
     usable_vectors,
@@ -44,10 +44,17 @@ from engine.vault.connection import Connection
 
 
 def install(
-    parts: Parts, path: Path, request: Install, caller: Caller, progress: Progress, *, mounted: str | None = None
+    parts: Parts,
+    path: Path,
+    request: Install,
+    caller: Caller,
+    progress: Progress,
+    *,
+    mounted: str | None = None,
+    model: str = "",
 ) -> Installed:
     """Install the bundle at `path`, or bring a cube up to it; `request.source` is only told. `mounted`: the cube shows
-    that file, and is read-only.
+    that file, and is read-only. `model`: the fingerprint of the model that is served, as far as it is known.
 
     Raises:
         NotAllowed: the trust policy refuses it, no key opens it, or the caller may not make or change the cube.
@@ -67,14 +74,14 @@ def install(
             plan = compared(parts, bundle, name, request, caller, progress, mounted=mounted)
             if request.dry_run or plan.nothing:
                 return plan.told()
-            with staging_of(parts, bundle, name) as staged:
+            with staging_of(parts, bundle, name, model) as staged:
                 upgrade = Upgrade(plan, staged, facts)
                 upgrade.stage(progress)
                 return once(parts, caller, asked, upgrade.show, dump, load)
         _check_new(parts, name, request, caller)
         if request.dry_run:
-            return _dry(parts, bundle, name, progress)
-        with staging_of(parts, bundle, name) as staged:
+            return _dry(parts, bundle, name, progress, model)
+        with staging_of(parts, bundle, name, model) as staged:
             stage_all(staged, progress)
             total = staged.memories
             artifacts = staged.stage_artifacts(lambda: progress(total, total + 1, "installing artifacts"))
@@ -174,7 +181,7 @@ def _digest(path: Path) -> str:
     return f"sha256:{hashed.hexdigest()}"
 
 
-def _dry(parts: Parts, bundle: Bundle, name: str, progress: Progress) -> Installed:
+def _dry(parts: Parts, bundle: Bundle, name: str, progress: Progress, model: str) -> Installed:
     """Read all of it, and say what would happen."""
     bundle.verify(progress)
     renamed = 0
@@ -190,7 +197,7 @@ def _dry(parts: Parts, bundle: Bundle, name: str, progress: Progress) -> Install
         signed_by=facts["signed_by"],
         trusted=facts["trusted"],
         reembedded=_reembedded(bundle, usable_vectors(parts, bundle)),
-        artifacts=tuple((artifact.id, WAITS) for artifact in manifest.artifacts),
+        artifacts=tuple((artifact.id, standing(artifact.fingerprint, model)) for artifact in manifest.artifacts),
         renamed_ids=renamed,
     )
 
@@ -224,26 +231,27 @@ def inspect(settings: Settings, path: Path, passphrase_file: Path | None = None)
     )
 
 
-def listed(parts: Parts, cube: str, caller: Caller) -> tuple[Artifact, ...]:
-    """The artifacts of a cube that were derived from nothing that the caller may not see.
+def listed(parts: Parts, cube: str, caller: Caller, model: str = "") -> tuple[Artifact, ...]:
+    """The artifacts of a cube that were derived from nothing that the caller may not see. `model`: as in `install`.
 
     Raises:
         NotFound: no such cube for this caller.
     """
     (found,) = readable_cubes(parts, [cube], caller)
     with parts.vault.reading() as connection:
-        return tuple(_seen(connection, found, caller))
+        return tuple(_seen(connection, found, caller, model))
 
 
-def _seen(connection: Connection, cube: MemCube, caller: Caller) -> Iterator[Artifact]:
+def _seen(connection: Connection, cube: MemCube, caller: Caller, model: str) -> Iterator[Artifact]:
     seen = clearance(caller.principal, cube)
     for row in artifacts_of(connection, cube.name):
         places = queries.places_of(connection, [id for id, _ in row.sources])
         if caller.principal.owner or all(
             id in places and places[id][0] == cube.name and places[id][1] in seen for id, _ in row.sources
         ):
+            state = standing(row.fingerprint, model)
             yield Artifact(
-                row.id, row.cube, row.kind, row.fingerprint, row.digest, row.bytes, row.sources, WAITS, row.created_at
+                row.id, row.cube, row.kind, row.fingerprint, row.digest, row.bytes, row.sources, state, row.created_at
             )
 
 

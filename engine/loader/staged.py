@@ -35,8 +35,13 @@ BATCH_MEMORIES = 1_000
 RENAME_TOGETHER = 5_000
 ID_CHARS = 20  # as `engine.clock` makes them
 TRIES = 16  # ids that are tried for a memory whose own is taken
-WAITS = "waiting for its model"
+KEPT, WAITS = "kept", "waiting for its model"
 log = logging.getLogger(__name__)
+
+
+def standing(fingerprint: str, model: str) -> str:
+    """How an artifact for the model `fingerprint` stands here, where `model` is served (empty: none is known)."""
+    return KEPT if model and fingerprint == model else WAITS
 
 
 def free_id(parts: Parts, cube: str, id: str, attempt: int) -> str:
@@ -92,6 +97,7 @@ class Staged:
     cube: str
     name: str
     embedder: str  # of the vectors that are kept; empty: none are
+    model: str = ""  # fingerprint of the model that is served, as far as it is known
     memories: int = 0
     versions: int = 0
     embedded: int = 0  # memories that need no vectors any more
@@ -180,7 +186,7 @@ class Staged:
                     yield chunk
 
             keep_blob(vault.settings, header.digest, chunks(), vault.sealer)
-            told.append((id, WAITS))
+            told.append((id, standing(header.fingerprint, self.model)))
         return tuple(told)
 
     def _put(self, transaction: Transaction, header: ArtifactHeader, new: dict[str, str]) -> str:
@@ -224,9 +230,10 @@ def with_beside(full: FullRecord, memory: PackedMemory, staged: Staged) -> FullR
 
 
 @contextmanager
-def staging_of(parts: Parts, bundle: Bundle, cube: str) -> Iterator[Staged]:
+def staging_of(parts: Parts, bundle: Bundle, cube: str, model: str = "") -> Iterator[Staged]:
     """A place for what the bundle holds. What has not been shown when this ends is removed."""
-    staged = Staged(parts, bundle, cube, staging.staged_name(parts.ids.new("i")), usable_vectors(parts, bundle))
+    name = staging.staged_name(parts.ids.new("i"))
+    staged = Staged(parts, bundle, cube, name, usable_vectors(parts, bundle), model)
     try:
         yield staged
     finally:

@@ -9,27 +9,48 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from cubes import Scope, Sensitivity
+from cubes.canonical import digest
+from engine.cube_operations import Govern
 from engine.memos import MemOS
 from engine.settings import Settings
 from engine.vault import audit_log, past, queries
 from engine.vault.backup import PRE_MIGRATION
+from engine.vault.blobs import DIGEST_PREFIX
 from engine.vault.schema import MIGRATIONS
 from tests.conftest import HandClock
-from tests.engine.stores import ME, ask, contents, ids, opened, say
+from tests.engine.stores import ME, archive, ask, contents, ids, opened, say
+from tests.engine.test_loader import tensors
 
+HARBOUR, FERRY, LAMP_2, BEN_2, KEY_2 = (f"m_TWO{n:03d}" for n in (7, 8, 2, 3, 4))
 RELEASED = Path(__file__).parent / "released"
 LAMP, BEN, HAMBURG, MILK, SHED, STEPS, FUSED, ERASED, TWIN = (f"m_OLD{n:03d}" for n in (2, 3, 4, 5, 6, 7, 8, 9, 13))
 NINE = datetime(2026, 3, 2, 9, tzinfo=UTC)
 LATER = datetime(2026, 3, 5, tzinfo=UTC)
 
 
-@pytest.fixture
-def old(settings: Settings) -> Settings:
-    """A folder with the store of schema 1."""
+def released(settings: Settings, schema: int, store: str) -> Settings:
+    """A folder with the store of a released schema."""
     settings.data.mkdir(mode=0o700)
     with duckdb.connect(str(settings.database)) as connection:
-        connection.execute((RELEASED / "schema_1.sql").read_text())
-    (settings.data / "store.json").write_text(json.dumps({"store": "s_OLD001"}))
+        connection.execute((RELEASED / f"schema_{schema}.sql").read_text())
+    (settings.data / "store.json").write_text(json.dumps({"store": store}))
+    return settings
+
+
+@pytest.fixture
+def old(settings: Settings) -> Settings:
+    return released(settings, 1, "s_OLD001")
+
+
+@pytest.fixture
+def second(settings: Settings) -> Settings:
+    """A store of schema 2 with two KV caches that came with a bundle, of another program's model."""
+    released(settings, 2, "s_TWO001")
+    settings.blobs_folder.mkdir(mode=0o700)
+    for number in (1, 2):
+        blob = tensors(number)
+        (settings.blobs_folder / digest(blob).removeprefix(DIGEST_PREFIX)).write_bytes(blob)
     return settings
 
 
@@ -118,3 +139,34 @@ def test_an_old_store_can_be_rolled_back_into_its_past(old: Settings) -> None:
         assert set(undone.restored) == {SHED, STEPS, FUSED, TWIN, new}
         later = memos.rollback("default", (NINE + timedelta(hours=8)).isoformat(), ME, dry_run=True)
         assert later.gone == (ERASED,)
+
+
+# --- schema 2 ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_of_schema_2_opens_with_everything_in_it(second: Settings) -> None:
+    with opened(second, HandClock(datetime(2026, 4, 8, tzinfo=UTC))) as memos:
+        assert memos._parts.vault.rows("SELECT value FROM meta WHERE key = 'schema'") == [(str(MIGRATIONS[-1].number),)]
+        assert ids(ask(memos, "where is the lamp, red?"))[:1] == [LAMP_2]
+        assert memos.cube("people", ME).cube.policy.read is Scope.SHARED
+        assert memos.memory(KEY_2, ME).memory.governance.sensitivity is Sensitivity.PERSONAL
+        assert [version.change for version in memos.history(LAMP_2, ME)] == ["remember", "govern", "archive", "restore"]
+        assert [moment.name for moment in memos.snapshots("default", ME)] == ["spring"]
+        assert memos.verify(ME) == ()
+        assert {row.id: row.sources for row in memos.artifacts("harbour", ME)} == {
+            "a_0": ((HARBOUR, 1),),
+            "a_1": ((HARBOUR, 1), (FERRY, 1)),
+        }
+    (backup,) = second.backups_folder.glob(f"*{PRE_MIGRATION}2*")
+    with duckdb.connect(str(backup), read_only=True) as connection:
+        assert connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchall() == [("2",)]
+
+
+def test_what_was_derived_in_schema_2_still_goes_with_its_sources(second: Settings) -> None:
+    with opened(second, HandClock(datetime(2026, 4, 8, tzinfo=UTC))) as memos:
+        memos.govern(Govern((BEN_2,), pinned=True), ME)
+        assert len(memos.artifacts("harbour", ME)) == 2
+        assert archive(memos, FERRY).invalidated.kv == 1
+        assert [row.id for row in memos.artifacts("harbour", ME)] == ["a_0"]
+        assert archive(memos, HARBOUR).invalidated.kv == 1
+    assert list(second.blobs_folder.iterdir()) == []
