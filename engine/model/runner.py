@@ -185,12 +185,11 @@ class Runner:
                     self._changed.wait()
                 if self._closed:
                     return None
-                given_up = [job for job in (*self._foreground, *self._background) if job.cancelled]
-                for row in (self._foreground, self._background):
-                    kept = [job for job in row if not job.cancelled]
-                    row.clear()
-                    row.extend(kept)
-                row = self._foreground or self._background
+                rows = (self._foreground, self._background)
+                given_up = [job for row in rows for job in row if job.cancelled]  # asked once: it may change any time
+                for job in given_up:
+                    (rows[0] if job in rows[0] else rows[1]).remove(job)
+                row = rows[0] or rows[1]
                 row.rotate(-1)
                 turn = row[-1] if row else None
             for job in given_up:

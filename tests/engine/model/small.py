@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from engine.model_operations import ModelInfo
 
+torch.set_num_threads(1)  # two threads that wait for each other are slower than one on a busy machine
+
 SENTENCES = (
     "the cat is on the mat, and the dog is in the garden.",
     "what is the city of alice? the city of alice is paris.",
