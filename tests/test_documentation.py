@@ -46,6 +46,7 @@ def test_a_shown_command_is_one_that_there_is(command: str) -> None:
 NEEDS_MORE = {  # what a shown command needs that a test does not have
     "serve": "runs until somebody ends it",
     "encrypt --keyring": "the platform's keyring",
+    "chat": "a model from the network",
 }
 
 
@@ -125,10 +126,16 @@ def test_every_link_to_a_file_leads_to_one() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-def test_every_setting_is_in_the_readme() -> None:
+def test_every_setting_is_in_a_table_of_the_documentation() -> None:
     settings = (ROOT / "engine" / "settings.py").read_text("utf-8")
+    tables = [
+        line
+        for document in DOCUMENTS
+        for line in document.read_text("utf-8").splitlines()
+        if line.startswith("| `MEMOS")
+    ]
     for name in sorted(set(re.findall(r'"(MEMOS_[A-Z_]+)"', settings))):
-        assert f"`{name}`" in README, name
+        assert any(line.startswith(f"| `{name}` |") for line in tables), name
 
 
 def test_the_configuration_in_the_readme_is_the_one_in_the_examples() -> None:

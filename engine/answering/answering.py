@@ -67,7 +67,9 @@ class Answering:
         if is_remote(chosen):
             return self._remote_model(chosen).info
         if load:
-            return self._local_model().info(chosen)
+            info = self._local_model().info(chosen)
+            self._source = chosen
+            return info
         with self._lock:
             local = self._local
         return local.known if local is not None else None
@@ -78,7 +80,7 @@ class Answering:
                 raise NotAllowed(f"only the owner of the store chooses the model: this one serves {self._source!r}")
             if not source.strip():
                 raise Invalid("the model's name is empty: give a Hugging Face name, a folder or a URL")
-            self._source = source
+            return source
         return self._source
 
     def _local_model(self) -> LocalModel:
@@ -121,8 +123,12 @@ class Answering:
         if is_remote(chosen):
             from engine.answering.remote_reply import remote_reply
 
+            self._source = chosen
             return remote_reply(self._remote_model(chosen), self._gathering, request, caller, started)
-        return self._local_model().reply(chosen, request, caller, started)
+        local = self._local_model()
+        local.info(chosen)  # loaded here, so that what is wrong with it is told before the first event
+        self._source = chosen
+        return local.reply(chosen, request, caller, started)
 
     # --- the KV tier ---------------------------------------------------------------------------------------------
 

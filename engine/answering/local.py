@@ -80,14 +80,12 @@ class LocalModel:
         gathered = self._gathering.gather(request, caller, budget)
         chunks = self._chunks(info, request.memory, gathered)
         reply = _Reply(self, request, caller, gathered, chunks, started)
-        results = runner.stream(reply.steps)
-        try:
+        with self.host.in_use(), runner.stream(reply.steps) as results:
             for event in results:
+                if isinstance(event, Finished):
+                    self._builder.want(runner, reply.wanted, at_once=reply.forced)
                 if event is not None:
                     yield event
-        finally:
-            results.close()
-        self._builder.want(runner, reply.wanted, at_once=reply.forced)
 
     def _chunks(self, info: ModelInfo, use: MemoryUse | None, gathered: Gathered) -> Mapping[str, Chunk]:
         """The chunks of the recalled memories that are there; reading them begins, while the prompt is laid out."""
@@ -108,7 +106,8 @@ class LocalModel:
     def build(self, source: str, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
         """Build the KV caches of a cube."""
         runner = self.host.runner(source)
-        return self._builder.build(runner, cube, caller, progress)
+        with self.host.in_use():
+            return self._builder.build(runner, cube, caller, progress)
 
     def rows(self, cubes: Sequence[MemCube], caller: Caller) -> tuple[TierRow, ...]:
         """What is kept, of these cubes, of what the caller may see."""

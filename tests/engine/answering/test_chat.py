@@ -122,7 +122,7 @@ def test_each_turn_of_a_long_conversation_reads_what_is_new(talking: MemOS, cloc
     assert done.report.prompt_tokens > 400
     assert (
         max(fresh[1:]) <= 80
-    )  # a question, a reply and the tokens of an unfinished block: the same from first to last
+    )  # a question, a reply, an unfinished block: no more at the end
     assert done.report.left_out_turns == 0
 
 
