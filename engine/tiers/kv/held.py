@@ -203,12 +203,10 @@ class Held:
             self.used.discard(entry)
         self.changed.wait_for(lambda: not any(entry.writing for entry in entries))
 
-    def forget(self, entries: Collection[Entry]) -> None:
-        """As `kill`; rows of theirs that stay after all are read again."""
+    def read_again(self) -> None:
+        """Rows may be there whose entries were killed."""
         with self.changed:
-            self._generation += 1
             self._stale = True
-            self.kill(entries)
 
 
 def _check_size(layers: Layers, entry: Entry, info: ModelInfo | None) -> None:

@@ -58,6 +58,10 @@ class Saver:
         """Drop rows whose entries are dead."""
         self._put(lambda: self.drop_rows(ids))
 
+    def replace(self, old: Entry, new: Entry) -> None:
+        """Drop an entry, once the one in its place is written."""
+        self._put(lambda: self._replace([old], new))
+
     def merge(self, merged: Entry, spans: Sequence[Span[Entry]]) -> None:
         """Write one entry in place of several that follow one another."""
         self._put(lambda: self._merge(merged, spans))
@@ -140,7 +144,8 @@ class Saver:
             return True
 
         if not vault.write(job, SYSTEM):
-            held.forget([entry])
+            with held.changed:
+                held.kill([entry])
             return False
         with held.changed:
             entry.writing = not entry.dead
@@ -185,12 +190,19 @@ class Saver:
                 held.index.hold(merged, layers, size)
                 self.waiting_bytes += size
         self._save_and_settle(merged, size)
+        if merged.digest:
+            self._replace([entry for entry in old if entry.end <= merged.end], merged)
+        else:
+            with held.changed:
+                held.kill([merged])
+
+    def _replace(self, old: Sequence[Entry], new: Entry) -> None:
+        held = self._held
         with held.rows:
             with held.changed:
-                if not merged.digest or merged.dead:
-                    held.kill([merged])
+                if not new.digest or new.dead:
                     return
-                replaced = [entry for entry in old if entry.end <= merged.end and not entry.busy]
+                replaced = [entry for entry in old if not entry.busy and not entry.dead]
                 held.kill(replaced)
             self.drop_rows([entry.id for entry in replaced])
 
@@ -224,8 +236,13 @@ class Saver:
 
     def drop_rows(self, ids: Sequence[str]) -> None:
         """Drop rows, and blobs that nothing else needs."""
-        if ids:
+        if not ids:
+            return
+        try:
             self._held.vault.write(lambda transaction: drop_artifacts(transaction, ids), SYSTEM)
+        except MemosError:
+            self._held.read_again()
+            raise
 
     def _note_uses(self) -> None:
         held = self._held

@@ -234,7 +234,7 @@ class KvStore:
         if self._admit(entry, owned(layers, 0, len(ids))) is None:
             return None
         if before is not None:
-            self._drop_entries([before])
+            self._saver.replace(before, entry)
         return entry.id
 
     # --- keeping -----------------------------------------------------------------------------------------------
@@ -264,10 +264,6 @@ class KvStore:
     def _is_current(self, entry: Entry) -> bool:
         with self._vault.reading() as connection:
             return is_current(connection, entry)
-
-    def _drop_entries(self, entries: Sequence[Entry]) -> None:
-        self._held.forget(entries)
-        self._saver.drop([entry.id for entry in entries])
 
     # --- looking -----------------------------------------------------------------------------------------------
 
@@ -303,9 +299,6 @@ class KvStore:
         def meant(id: str, of: str) -> bool:
             return (cube is None or of == cube) and (ids is None or id in ids)
 
-        with held.changed:
-            gone = [entry for entry in held.index if meant(entry.id, entry.scope.cube_name)]
-
         def job(transaction: Transaction) -> list[str]:
             rows = transaction.rows(f"SELECT id, cube FROM artifacts WHERE kind = ? AND {SHOWN}", [KIND])
             stored = [id for id, of in rows if meant(id, of)]
@@ -314,9 +307,15 @@ class KvStore:
                 drop_artifacts(transaction, stored)
             return stored
 
-        held.forget(gone)
         with held.rows:
-            stored = self._vault.write(job, caller)
+            with held.changed:
+                gone = [entry for entry in held.index if meant(entry.id, entry.scope.cube_name)]
+                held.kill(gone)
+            try:
+                stored = self._vault.write(job, caller)
+            except BaseException:
+                held.read_again()
+                raise
         return len({*stored, *(entry.id for entry in gone)})
 
     # --- life --------------------------------------------------------------------------------------------------
