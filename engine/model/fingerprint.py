@@ -59,6 +59,7 @@ def digests_of(folder: Path, record: Path | None = None) -> dict[str, str]:
     """SHA-256 in hex of each file of weights, by name. `record` is where known ones are kept.
 
     Raises:
+        Unavailable, Corrupt: there are none, or their index cannot be read.
         OSError: a file cannot be read.
     """
     known = _load(record)

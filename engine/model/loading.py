@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as library_logging
 
 from engine.errors import Corrupt, Invalid, Unavailable
+from engine.model.caches import continuation_fault
 from engine.model.fingerprint import digests_of, fingerprint
 from engine.model.layouts import Layout, layout_of, steady_tokens
 from engine.model.sources import located, weight_files
@@ -72,6 +73,9 @@ def load(source: str, settings: Settings, announce: Callable[[str], None]) -> Lo
     if digests_of(folder, record) != before:
         raise Unavailable(f"the files of {source} changed while they were loaded: ask again")
     layout = layout_of(model.config, model)
+    fault = continuation_fault(model) if layout.refusal is not None else None
+    if fault is not None:
+        raise Unavailable(f"{source} ({model.config.model_type}) cannot be served: {fault}; choose another model")
     kind = str(dtype).removeprefix("torch.")
     identity = fingerprint(folder, model.config, tokenizer, template, kind, layout.rope, record=record)
     info = ModelInfo(
