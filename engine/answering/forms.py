@@ -16,6 +16,7 @@ from engine.text.words import stems
 
 PASS_TOKENS = 24  # what one more forward pass costs, as prefilled tokens
 CHUNK_TOKENS = 4  # what loading and rotating one chunk costs, as prefilled tokens
+WORTH_TOKENS = 32  # a memory of fewer is not worth a chunk by itself
 SHARED = 0.5  # of the content words of the shorter of two memories: from there on they may be about the same thing
 
 
@@ -76,9 +77,9 @@ def choose(
         return Choice(text.forms, ("memories speak of the same thing: the exact form was taken",))
     near = [c for c in candidates if c.has_chunk and c.divergence is not None and c.divergence <= bound]
     far = [c for c in candidates if c.has_chunk and c not in near]
-    lacking = tuple(c.id for c in candidates if not c.has_chunk)
-    remarks = [_too_far(far, bound)] if far else []
     forced = Tier.TEXT not in tiers
+    lacking = tuple(c.id for c in candidates if not c.has_chunk and (forced or c.tokens >= WORTH_TOKENS))
+    remarks = [_too_far(far, bound)] if far else []
     if forced and lacking:
         remarks.append(f"no KV cache of {', '.join(lacking)} is there yet: read as text")
     if not forced and saved_tokens(near, share) <= 0:

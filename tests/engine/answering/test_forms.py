@@ -51,6 +51,12 @@ def test_a_chunk_that_is_not_there_is_wanted():
     assert choice.forms["m_1"] is Form.TEXT
 
 
+def test_no_chunk_of_a_short_memory_is_wanted_unless_only_kv_is_asked_for():
+    short = replace(BIRDS, has_chunk=False, tokens=12)
+    assert chosen(short).wanted == ()
+    assert chosen(short, tiers=(Tier.KV,)).wanted == ("m_1",)
+
+
 def test_what_is_refused_is_said():
     choice = choose([BIRDS], [], ALL, share=0.5, bound=0.05, refusal="gemma3 keeps a window of its cache")
     assert choice.forms == {"m_1": Form.TEXT}
