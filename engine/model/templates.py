@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
 from engine.errors import Unavailable
 from engine.model.tokens import tokens_for
 
@@ -61,6 +59,8 @@ def framed(loaded: Loaded, roles: Sequence[str]) -> Frame:
     Raises:
         Unavailable: the template does not take the turns in any shape.
     """
+    from jinja2 import TemplateError  # comes with the extra `local`, and is needed only where a model is
+
     refusals, moved = dict[str, None](), list[Frame]()
     for messages in _shapes([_Message(role, (turn,)) for turn, role in enumerate(roles)]):
         try:
@@ -93,6 +93,8 @@ def without_thoughts(loaded: Loaded, reply: str) -> str:
 
 def end_of_reply(loaded: Loaded) -> int | None:
     """The control token that the template puts behind a reply, if it does. Not every model's settings name it."""
+    from jinja2 import TemplateError  # comes with the extra `local`, and is needed only where a model is
+
     try:
         text = _rendered(loaded, [_Message("user", (0,)), _Message("assistant", (1,))], goes_on=False)
     except TemplateError:
