@@ -438,6 +438,7 @@ class MemOS:
             last_backup=upkeep.last_backup(parts) if owner else None,
             audit_length=revision,
             encrypted=not parts.vault.sealer.plain,
+            model=self._answering.standing() if owner else None,
         )
 
     def _degraded(self, owner: bool) -> str | None:

@@ -305,6 +305,7 @@ class EngineStatus:
     last_backup: datetime | None
     audit_length: int
     encrypted: bool = False  # at rest: see `engine.vault.encrypting`
+    model: str | None = None  # the local model and how it stands, for the owner
 
 
 # --- events -----------------------------------------------------------------------------------------------------

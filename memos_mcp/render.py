@@ -172,4 +172,5 @@ def status(engine: EngineStatus) -> dict[str, Any]:
         "last_backup": when(engine.last_backup),
         "audit_length": engine.audit_length,
         "encrypted": engine.encrypted,
+        "model": engine.model,
     }

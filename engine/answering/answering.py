@@ -104,6 +104,17 @@ class Answering:
                 self._remote = RemoteModel(url, self._settings)
             return self._remote
 
+    def standing(self) -> str | None:
+        """The model that is configured and how it stands, in words; None: none is."""
+        source = self._source
+        if source is None:
+            return None
+        if is_remote(source):
+            return f"{source} (a server)"
+        with self._lock:
+            local = self._local
+        return f"{source} ({local.standing if local is not None else 'loaded when it is asked'})"
+
     # --- chat ----------------------------------------------------------------------------------------------------
 
     def chat(self, request: Chat, caller: Caller) -> Iterator[ChatEvent]:

@@ -18,7 +18,7 @@ from engine.answering.gathering import Gathered, Gathering, rivals
 from engine.answering.notes import note_of
 from engine.governance.access import clearance
 from engine.model.generation import generate
-from engine.model.host import ModelHost
+from engine.model.host import ModelHost, Stage
 from engine.model.loading import Loaded
 from engine.model.prompts import Piece, Prompt, lay_out
 from engine.model_operations import (
@@ -65,6 +65,14 @@ class LocalModel:
     def known(self) -> ModelInfo | None:
         """The model, as far as it was loaded."""
         return self.host.info
+
+    @property
+    def standing(self) -> str:
+        """How it stands, in words."""
+        state, info = self.host.state, self.host.info
+        if state.stage is Stage.READY and info is not None:
+            return f"{info.dtype} on {info.device}"
+        return f"{state.stage.value}: {state.reason}" if state.reason else state.stage.value
 
     def info(self, source: str) -> ModelInfo:
         """The model, loaded if need be."""

@@ -44,7 +44,7 @@ def bytes_of(layers: Layers) -> int:
 
 
 class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
-    """A layer whose tensors have room to grow: appending copies what is new, not what is there (as DynamicLayer does)."""
+    """A layer whose tensors have room: appending copies what is new, and not, as in DynamicLayer, what is there."""
 
     def __init__(self, room_tokens: int) -> None:
         super().__init__()
