@@ -10,6 +10,7 @@ more than that the server is up, and its version.
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -34,7 +35,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engine.clock import Clock, SystemClock
 from engine.errors import Expired, Invalid, MemosError, NotAllowed
 from engine.operations import OWNER
+from memos_mcp.auth import PREFIX as TOKEN_PREFIX
 from memos_mcp.auth import Token, TokenFile
+from memos_mcp.openai_api import PREFIX, said_by_the_gate
 from memos_mcp.server import MemoryServer
 from memos_mcp.service import ADMITTED_KEY, PRINCIPAL_KEY
 
@@ -174,11 +177,15 @@ class Gate:
         # The path that the router goes by: the one of `request.url` is put together with what the Host header says.
         if refusal is None and scope["path"] != HEALTH_PATH:
             refusal = self._admit(request, scope)
+        if refusal is not None and _is_openai(scope):
+            refusal = _in_openais_shape(refusal)
         await (self._app if refusal is None else refusal)(scope, receive, send)
 
     def _admit(self, request: Request, scope: Scope) -> Response | None:
         """Note in the scope who asks; or the refusal."""
         header = request.headers.get("authorization")
+        if header is not None and not self._needs_token and _is_openai(scope) and not _may_be_ours(header):
+            header = None  # OpenAI's clients insist on sending some key
         if header is None:
             if self._needs_token:
                 return _unauthorized(None)
@@ -259,6 +266,25 @@ def _unauthorized(error: MemosError | None) -> Response:
     return JSONResponse(
         {"error": {"code": code, "message": said}}, status_code=401, headers={"WWW-Authenticate": challenge}
     )
+
+
+def _is_openai(scope: Scope) -> bool:
+    path = str(scope["path"])
+    return path == PREFIX or path.startswith(f"{PREFIX}/")
+
+
+def _may_be_ours(header: str) -> bool:
+    """Whether a key was meant as an access token, which says what its holder may do: then that is what counts."""
+    return TOKEN_PREFIX in header
+
+
+def _in_openais_shape(refusal: Response) -> Response:
+    """A refusal as OpenAI's clients read it."""
+    said = bytes(refusal.body).decode()
+    if refusal.headers.get("content-type") == "application/json":
+        said = json.loads(said)["error"]["message"]
+    kept = {name: value for name, value in refusal.headers.items() if name == "www-authenticate"}
+    return said_by_the_gate(refusal.status_code, said, kept)
 
 
 def _deprecated(send: Send) -> Send:

@@ -222,6 +222,12 @@ def _encrypt(p: argparse.ArgumentParser) -> None:
 def _serve(p: argparse.ArgumentParser) -> None:
     p.add_argument("--host", help="where HTTP listens (default 127.0.0.1); elsewhere needs a token")
     p.add_argument("--port", type=int, help="HTTP port (default 8765; 0 takes a free one)")
+    p.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model behind /v1 and `ask`: a Hugging Face name, a folder, or the URL of an OpenAI-compatible server "
+        "(default: MEMOS_MODEL)",
+    )
     _toolsets(p)
     p.add_argument("--require-token", action="store_true", help="ask for a token on this machine too")
     p.add_argument("--allow-host", action="append", metavar="HOST", help="a further Host header to accept")

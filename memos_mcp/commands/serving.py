@@ -9,14 +9,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import socket
+from dataclasses import replace
 from typing import Any, cast
 
 import anyio
 
+from engine.model.remote import RemoteModel, is_remote
+from engine.model.sources import located
+from engine.settings import Settings
 from memos_mcp import daemon, dial
 from memos_mcp.auth import TokenFile
 from memos_mcp.commands.session import Failure, Session
 from memos_mcp.host import Host, Opened
+from memos_mcp.openai_api import PREFIX, openai_routes
 from memos_mcp.server import MemoryServer
 from memos_mcp.tools import in_toolsets
 from memos_mcp.transports import HEALTH_PATH, MCP_PATH, SSE_PATH, HttpSettings, check_bind, http_app, http_server
@@ -29,14 +34,19 @@ def serve(session: Session, options: argparse.Namespace) -> int:
     check_bind(settings.host, tokens.tokens())
     toolsets = dial.toolsets(getattr(options, "toolsets", None)) or ("core",)
     in_toolsets(toolsets)  # a wrong name is told before anything is opened
+    store = _store(session, options)
     with contextlib.closing(_port(settings)) as sock:
         host, port = sock.getsockname()[:2]
 
         async def http(daemon_host: Host, opened: Opened, lifespan: Any) -> None:
             memory = cast(MemoryServer, opened.server)
-            server = http_server(http_app(memory, version=VERSION, tokens=tokens, settings=settings), settings)
+            routes = openai_routes(opened.memos, store.model)
+            app = http_app(memory, version=VERSION, tokens=tokens, settings=settings, routes=routes)
+            server = http_server(app, settings)
             place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            session.screen.remark(f"serving {session.settings.data} at {place}{MCP_PATH}, {SSE_PATH}, {HEALTH_PATH}")
+            session.screen.remark(
+                f"serving {session.settings.data} at {place}{MCP_PATH}, {SSE_PATH}, {PREFIX}, {HEALTH_PATH}"
+            )
             try:
                 await server.serve(sockets=[sock])
             finally:  # whether a signal or `memos-mcp stop` ends it
@@ -44,7 +54,23 @@ def serve(session: Session, options: argparse.Namespace) -> int:
                 with anyio.CancelScope(shield=True):
                     await server.shutdown(sockets=[])
 
-        return daemon.serve(session.settings, http, toolsets=toolsets)
+        return daemon.serve(store, http, toolsets=toolsets)
+
+
+def _store(session: Session, options: argparse.Namespace) -> Settings:
+    """The settings of the store, with the model that was named here: a wrong place is told before anything is opened.
+
+    Raises:
+        MemosError: it is a URL that cannot be used, or a folder that holds no model.
+    """
+    if options.model is None:
+        return session.settings
+    store = replace(session.settings, model=options.model.strip() or None)
+    if store.model is not None and is_remote(store.model):
+        RemoteModel(store.model, store)
+    elif store.model is not None and store.model.startswith((".", "~", "/")):
+        located(store.model, store, session.screen.remark)
+    return store
 
 
 def _settings(options: argparse.Namespace) -> HttpSettings:
