@@ -20,9 +20,9 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from engine.errors import Unavailable
 
@@ -39,15 +39,15 @@ class Tokens:
             raise Unavailable(
                 f"the tokenizer {type(tokenizer).__name__} has no tokenizer.json: use a model with a fast tokenizer"
             )
-        layout = json.loads(backend.to_str())
-        control = {one["content"]: int(one["id"]) for one in _marked(layout["added_tokens"])}
-        unknown = tokenizer.unk_token_id
-        self._own = tokenizer
-        self._control_ids = frozenset(control.values()) - {unknown}
-        words = sorted(filter(None, control), key=len, reverse=True)
+        added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
+        control = {
+            id: one.content for id, one in added.items() if one.special or LOOKS_LIKE_CONTROL.fullmatch(one.content)
+        }
+        self._own = ref(tokenizer)  # who has these tokens has the tokenizer; it must not be kept by them
+        self._inert = _inert(backend, added, frozenset(control))
+        self._control_ids = frozenset(control) - {tokenizer.unk_token_id}
+        words = sorted(filter(None, control.values()), key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, words)) or r"(?!)", re.IGNORECASE)
-        self._inert = Tokenizer.from_str(json.dumps(_unprefixed(layout)))
-        self._inert.encode_special_tokens = True
 
     def text(self, text: str) -> tuple[int, ...]:
         """Ids of a content: no control token is among them, whatever it says."""
@@ -63,7 +63,8 @@ class Tokens:
         plain = 0 if first else control.start() if control else len(text)
         ids = list[int](self._encoded(text[:plain]))
         if text[plain:]:
-            ids += self._own(text[plain:], add_special_tokens=False, split_special_tokens=False)["input_ids"]
+            own: Any = self._own()
+            ids += own(text[plain:], add_special_tokens=False, split_special_tokens=False)["input_ids"]
         return tuple(ids)
 
     def leading_control(self, text: str) -> int | None:
@@ -130,20 +131,32 @@ class Spelling:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _marked(added: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Those of the added tokens that control, marked as special. Others are words or runs of spaces."""
-    for one in added:
-        if one["special"] or LOOKS_LIKE_CONTROL.fullmatch(one["content"]):
-            one["special"] = True
-            yield one
+def _inert(backend: Tokenizer, added: dict[int, AddedToken], control: frozenset[int]) -> Tokenizer:
+    """A tokenizer over the same vocabulary (which is shared, not copied) that adds nothing and obeys nothing."""
+    layout: dict[str, Any] = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+        "normalizer": _without_prepend(_description(backend.normalizer)),
+        "pre_tokenizer": _never_prepending(_description(backend.pre_tokenizer)),
+        "post_processor": None, "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {"": 0}, "unk_token": ""},
+    }  # fmt: skip
+    made = Tokenizer.from_str(json.dumps(layout))
+    made.model = backend.model
+    for id, one in sorted(added.items()):
+        made.add_tokens(
+            [
+                AddedToken(
+                    one.content, single_word=one.single_word, lstrip=one.lstrip, rstrip=one.rstrip,
+                    normalized=one.normalized, special=id in control,
+                )
+            ]
+        )  # fmt: skip
+    made.encode_special_tokens = True
+    return made
 
 
-def _unprefixed(layout: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer's description without what it puts at the ends of a text."""
-    layout |= {"post_processor": None, "truncation": None, "padding": None}
-    layout["normalizer"] = _without_prepend(layout["normalizer"])
-    _never_prepend(layout["pre_tokenizer"])
-    return layout
+def _description(step: Any) -> dict[str, Any] | None:
+    return None if step is None else json.loads(step.__getstate__())
 
 
 def _without_prepend(step: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -154,12 +167,13 @@ def _without_prepend(step: dict[str, Any] | None) -> dict[str, Any] | None:
     return step
 
 
-def _never_prepend(step: dict[str, Any] | None) -> None:
+def _never_prepending(step: dict[str, Any] | None) -> dict[str, Any] | None:
     if step is None:
-        return
+        return None
     for one in step.get("pretokenizers", ()):
-        _never_prepend(one)
+        _never_prepending(one)
     if step["type"] == "Metaspace":
         step["prepend_scheme"] = "never"
     elif step["type"] == "ByteLevel":
         step["add_prefix_space"] = False
+    return step

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+import gc
 import random
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 
@@ -146,6 +149,23 @@ def test_contents_come_back_from_their_ids(text: str) -> None:
     pieces = small.tokenizer_of("pieces")
     behind = tokens_for(pieces).text("x") + tokens_for(pieces).text(text.replace("▁", ""))
     assert pieces.decode(behind, clean_up_tokenization_spaces=False) == "x" + text.replace("▁", "")
+
+
+def test_added_tokens_that_control_nothing_are_still_known() -> None:
+    tokenizer = small.tokenizer_of("bytes")
+    spaces = tokenizer.convert_tokens_to_ids("    ")
+    assert tokens_for(tokenizer).text("a    b") == tuple(tokenizer("a    b").input_ids)
+    assert spaces in tokens_for(tokenizer).text("a    b")
+
+
+def test_a_tokenizer_that_nobody_uses_any_more_is_let_go() -> None:
+    tokenizer = copy.deepcopy(small.tokenizer_of("bytes"))
+    assert tokens_for(tokenizer) is tokens_for(tokenizer)
+    tokens_for(tokenizer).template("<s>a", first=True)
+    gone = weakref.ref(tokenizer)
+    del tokenizer
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("name", ["Gemma", "Mistral", "Llama 3"])
