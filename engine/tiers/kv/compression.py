@@ -17,7 +17,7 @@ It knows nothing of files: `Packed.tensors` is what a file holds. What it is giv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,8 @@ def compressed(layers: Layers, how: str) -> Packed:
 
 def restored(packed: Packed, dtype: torch.dtype, device: torch.device | str) -> Layers:
     """The layers again, nearly as they were."""
-    unpack, names = {INT8: _from_int8, INT4: _from_int4}[packed.how], _NAMES[packed.how]
+    both: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {INT8: _from_int8, INT4: _from_int4}
+    unpack, names = both[packed.how], _NAMES[packed.how]
     return tuple(
         unpack(dtype, *(packed.tensors[f"{number}.{name}"].to(device) for name in names))
         for number in range(len(packed.tensors) // len(names))
@@ -184,6 +185,7 @@ def _from_int4(
 def attention(loaded: Loaded, cache: WorkingCache, probes: Sequence[Sequence[int]]) -> torch.Tensor:
     """How much probes (token ids that may follow the cache) attend to each of its tokens [tokens], over all layers."""
     held, model = cache.tokens, loaded.model
+    decoder = model.get_decoder()
     before = model.config._attn_implementation
     total = torch.zeros(held, device=model.device)
     model.set_attn_implementation("eager")  # the others do not give their weights
@@ -191,7 +193,7 @@ def attention(loaded: Loaded, cache: WorkingCache, probes: Sequence[Sequence[int
         for probe in probes:
             with torch.no_grad():
                 given = torch.tensor([list(probe)], device=model.device)
-                out = model.base_model(input_ids=given, past_key_values=cache, use_cache=True, output_attentions=True)
+                out = decoder(input_ids=given, past_key_values=cache, use_cache=True, output_attentions=True)
             total += sum(layer[..., :held].float().sum((0, 1, 2)) for layer in out.attentions)
             cache.cut(held)
     finally:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.model.generation import end_tokens
 from engine.tiers.kv.encoding import prefill
 from engine.tiers.kv.tensors import WorkingCache
 
@@ -68,7 +69,7 @@ def _answer(
     """What is said greedily after `probe`, with the log probabilities of each step [tokens, vocabulary]."""
     answer: list[int] = []
     steps = []
-    ends = _ends(loaded)
+    ends = end_tokens(loaded)
     given = list(probe)
     for _ in range(tokens):
         steps.append(_next(loaded, cache, given, 1))
@@ -80,12 +81,6 @@ def _answer(
     return answer, torch.cat(steps)
 
 
-def _ends(loaded: Loaded) -> set[int]:
-    """The tokens that end an answer."""
-    ends = loaded.model.generation_config.eos_token_id
-    return set(ends) if isinstance(ends, list) else {ends}
-
-
 def _after(loaded: Loaded, cache: WorkingCache, held: int, given: Sequence[int], count: int) -> torch.Tensor:
     said = _next(loaded, cache, given, count)
     cache.cut(held)
@@ -94,13 +89,10 @@ def _after(loaded: Loaded, cache: WorkingCache, held: int, given: Sequence[int],
 
 def _next(loaded: Loaded, cache: WorkingCache, given: Sequence[int], count: int) -> torch.Tensor:
     """The log probabilities of what follows each of the last `count` tokens of `given` [count, vocabulary]."""
+    before = len(given) - count
+    if before:  # whose logits nobody needs
+        prefill(loaded, given[:before], cache)
     with torch.no_grad():
-        device = loaded.model.device
-        out = loaded.model(
-            input_ids=torch.tensor([list(given)], device=device),
-            position_ids=torch.arange(cache.tokens, cache.tokens + len(given), device=device)[None],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=count,
-        )
-        return torch.log_softmax(out.logits[0, -count:].double(), -1)
+        last = torch.tensor([list(given[before:])], device=loaded.model.device)
+        out = loaded.model(input_ids=last, past_key_values=cache, use_cache=True)
+        return torch.log_softmax(out.logits[0].double(), -1)

@@ -1,5 +1,11 @@
 """Encodes runs of tokens into keys and values, alone or behind tokens that are encoded already.
 
+A chunk is best encoded behind a short anchor, the beginning of a prompt up to where notes begin, and kept without it.
+Measured on the test model (500 cases of 4 facts and 2 updates, asked for an updated one; text .996): chunks encoded
+alone .920 and a mean KL of .103, behind the anchor .926 and .087; with the last half of each recomputed .996 and .0076
+against .996 and .0003; as int4 .958 and .978. Without an anchor the first token of each chunk takes the part of the
+first token of a text, to which models attend for want of anything else; in the middle of a prompt it has no such part.
+
 It knows nothing of prompts, notes or files. What it is given is never written to.
 """
 
@@ -50,10 +56,9 @@ def prefilling(
     loaded: Loaded, ids: Sequence[int], cache: WorkingCache, piece_tokens: int = PIECE_TOKENS
 ) -> Iterator[int]:
     """As `prefill`, yielding after each piece how many tokens are done."""
-    model = loaded.model
+    decoder, device = loaded.model.get_decoder(), loaded.model.device
     for done in range(0, len(ids), piece_tokens):
-        given = torch.tensor([list(ids[done : done + piece_tokens])], device=model.device)
-        positions = torch.arange(cache.tokens, cache.tokens + given.shape[1], device=model.device)[None]
-        with torch.no_grad():
-            model.base_model(input_ids=given, position_ids=positions, past_key_values=cache, use_cache=True)
+        given = torch.tensor([list(ids[done : done + piece_tokens])], device=device)
+        with torch.no_grad():  # positions and mask follow from the cache
+            decoder(input_ids=given, past_key_values=cache, use_cache=True)
         yield done + given.shape[1]

@@ -4,6 +4,12 @@ The chosen tokens pass through the model once more, at their positions, against 
 replace the old ones layer by layer (CacheBlend, arXiv 2405.16444; EPIC, arXiv 2410.15332). When all are chosen the
 result is full prefill. The model's code is not touched: it is handed a cache that overwrites instead of appending.
 
+Which tokens was measured on the test model (500 cases of 4 facts and 2 updates, asked for an updated one; text .996,
+chunks .926). Right answers with a share of .15, .3, .5 and .6 of each chunk: its last tokens .908 .978 .996 .998, its
+first (EPIC) .938 .942 .954 .982, evenly spread .940 .992 .980 .982, random .904 .896 .936 .964, those whose keys and
+values differ most from full prefill in the second layer (CacheBlend) .938 .934 .954 .966. The last tokens of a note
+have seen all of it, so what they say of it is what the later ones look at; they cost nothing to find.
+
 It knows nothing of notes or files.
 """
 
@@ -60,27 +66,27 @@ def _pass(loaded: Loaded, cache: WorkingCache, ids: torch.Tensor, places: torch.
     places = places.to(model.device)
     over = Cache(layers=[_OverwritingLayer(layer, places, end) for layer in cache.layers])
     with torch.no_grad():
-        model.base_model(
+        model.get_decoder()(
             input_ids=ids[None].to(model.device),
             position_ids=places[None],
-            attention_mask=_masks(model, places, end),
+            attention_mask=_masks(loaded, places, end),
             past_key_values=over,
             use_cache=True,
         )
 
 
-def _masks(model: Any, places: torch.Tensor, end: int) -> torch.Tensor | dict[str, torch.Tensor]:
+def _masks(loaded: Loaded, places: torch.Tensor, end: int) -> torch.Tensor | dict[str, torch.Tensor]:
     """What each of the tokens at `places` may see of the first `end`: [1, 1, n, end], 0 or the least number.
 
     A dict of them, by kind of layer, where a model has several kinds.
     """
-    config = model.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not kinds:
-        return _mask(places, end, window, model.dtype)
-    masks = {kind: _mask(places, end, window if kind == "sliding_attention" else None, model.dtype) for kind in kinds}
-    return masks if len(kinds) > 1 else next(iter(masks.values()))
+    config = loaded.model.config.get_text_config(decoder=True)
+    windows, dtype = loaded.layout.windows, loaded.model.dtype
+    names = getattr(config, "layer_types", None) or ("",) * len(windows)
+    kinds = dict(zip(names, windows, strict=True))
+    if len(kinds) == 1:
+        return _mask(places, end, windows[0], dtype)
+    return {kind: _mask(places, end, window, dtype) for kind, window in kinds.items()}
 
 
 def _mask(places: torch.Tensor, end: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:

@@ -56,7 +56,7 @@ def moved(layers: Layers, rope: Rope | None, was: torch.Tensor, to: torch.Tensor
 def place(cache: WorkingCache, parts: Sequence[Part], rope: Rope | None) -> None:
     """Append runs of tokens one behind another, each with its keys turned to where it comes to stand.
 
-    All parts of a layer are turned at once, straight into the cache.
+    All parts of a layer are turned at once, straight into the cache. Where that begins empty it lies where they do.
     """
     if not parts:
         return
@@ -65,6 +65,8 @@ def place(cache: WorkingCache, parts: Sequence[Part], rope: Rope | None) -> None
     turning = _Turning(rope, was, torch.arange(start, start + len(was)))
     for number, layer in enumerate(cache.layers):
         keys, values = (_one([part.layers[number][which] for part in parts]) for which in (0, 1))
+        if start:  # what is kept may lie elsewhere than where the model computes
+            keys, values = keys.to(layer.keys.device), values.to(layer.keys.device)
         layer.update(keys, values)
         turns = turning.of(number, keys.device)
         if turns is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -14,6 +15,7 @@ from transformers import (
     MistralConfig,
     PhiConfig,
     PretrainedConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     SmolLM3Config,
@@ -58,11 +60,13 @@ WINDOWED: dict[str, PretrainedConfig] = {
 
 
 def random_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> Loaded:
-    """The same weights each time. It has no tokenizer: what is asked of it here is token ids."""
+    """The same weights each time. What is asked of it here is token ids: its tokenizer knows but numbers."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     info = ModelInfo("random", config.model_type, "sha256:0", "cpu", str(dtype), model.num_parameters(), 8192)
-    return Loaded(model=model, tokenizer=None, info=info, layout=layout_of(config, model), template=None)
+    words = Tokenizer(models.WordLevel({str(number): number for number in range(VOCABULARY)}, unk_token="0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="0")
+    return Loaded(model=model, tokenizer=tokenizer, info=info, layout=layout_of(config, model), template=None)
 
 
 def some_ids(count: int, seed: int) -> list[int]:
