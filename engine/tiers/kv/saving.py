@@ -62,9 +62,9 @@ class Saver:
         """Drop an entry, once the one in its place is written."""
         self._put(lambda: self._replace([old], new))
 
-    def merge(self, merged: Entry, spans: Sequence[Span[Entry]]) -> None:
-        """Write one entry in place of several that follow one another."""
-        self._put(lambda: self._merge(merged, spans))
+    def merge(self, plan: Callable[[], tuple[Entry, Sequence[Span[Entry]]] | None]) -> None:
+        """Write one entry in place of several that follow one another, as `plan` says when it is their turn."""
+        self._put(lambda: self._merge(plan))
 
     def tend(self) -> None:
         """Note uses and keep within the budget of the disk."""
@@ -171,7 +171,11 @@ class Saver:
             if entry.how != NONE:
                 self._held.index.let_go(entry)  # from now on it is what was written
 
-    def _merge(self, merged: Entry, spans: Sequence[Span[Entry]]) -> None:
+    def _merge(self, plan: Callable[[], tuple[Entry, Sequence[Span[Entry]]] | None]) -> None:
+        planned = plan()
+        if planned is None:
+            return
+        merged, spans = planned
         held, old = self._held, [span.segment for span in spans]
         with held.using(old):
             parts: list[Layers] = []
@@ -191,7 +195,8 @@ class Saver:
                 self.waiting_bytes += size
         self._save_and_settle(merged, size)
         if merged.digest:
-            self._replace([entry for entry in old if entry.end <= merged.end], merged)
+            # Only what is whole in it: others were used for their beginning, and go on as another conversation.
+            self._replace([entry for entry in old if entry.blocks[-1] in merged.blocks], merged)
         else:
             with held.changed:
                 held.kill([merged])

@@ -26,6 +26,7 @@ from engine.tiers.kv.found import Chunk, Found, Totals, fetch, moved, owned, row
 from engine.tiers.kv.held import Held
 from engine.tiers.kv.prefixes import (
     BLOCK_TOKENS,
+    MAX_SEGMENTS,
     Hashes,
     Span,
     chain_before,
@@ -134,7 +135,8 @@ class KvStore:
         entry.divergence = divergence
         if self._admit(entry, kept) is None:
             return None
-        self._merge_chain(info, scope, chain, ids, known, entry)
+        if len(chain_before(known, Span(entry, fresh, end))) > MAX_SEGMENTS:
+            self._saver.merge(lambda: self._to_merge(info, scope, chain, ids, entry))
         return entry.id
 
     def _prefix_entry(
@@ -155,19 +157,22 @@ class KvStore:
             ids=ids_digest(ids[start:end]),
         )
 
-    def _merge_chain(
-        self, info: ModelInfo, scope: Scope, chain: Hashes, ids: Sequence[int], known: list[Span[Entry]], last: Entry
-    ) -> None:
-        """Have the end of a long chain made one."""
-        spans = chain_before(known, Span(last, last.start, last.end))
+    def _to_merge(
+        self, info: ModelInfo, scope: Scope, chain: Hashes, ids: Sequence[int], last: Entry
+    ) -> tuple[Entry, list[Span[Entry]]] | None:
+        """What is to be made one of a chain that is too long, as it is by now, and what it takes the place of."""
+        with self._held.changed:
+            if last.dead:
+                return None
+            spans = chain_before(self._matching(scope, chain), Span(last, last.start, last.end))
         number = merged_from([span.end - span.start for span in spans])
         if number is None:
-            return
+            return None
         spans = spans[number:]
         sources = tuple(dict.fromkeys(source for span in spans for source in span.segment.sources))
         merged = self._prefix_entry(info, scope, chain, ids, spans[0].start, last.end, sources)
         merged.uses = max(span.segment.uses for span in spans)
-        self._saver.merge(merged, spans)
+        return merged, spans
 
     # --- chunks ------------------------------------------------------------------------------------------------
 
