@@ -183,7 +183,10 @@ def tiers(memos: MemOS, asked: Asked) -> object:
 
 def build_tier(memos: MemOS, asked: Asked) -> object:
     wanted = parse(BuildArguments, asked.params)
-    _loaded(memos, wanted.model, asked)
+    memos.cube(wanted.cube, asked.caller)  # one that is not there is told of before anything is loaded
+    info = _loaded(memos, wanted.model, asked)
+    if info.remote:
+        raise Unavailable(f"{info.source} is a remote server with a cache of its own: only a local model has a KV tier")
     return render_model.tier_built(memos.build_tier(wanted.cube, asked.caller, asked.progress))
 
 

@@ -1,4 +1,8 @@
-"""The tool `ask`: the local model answers a question from memory, and says what it read, and in which form."""
+"""The tool `ask`: the local model answers a question from memory, and says what it read, and in which form.
+
+The question goes to the model alone, without words of ours around it: so the pinned block of a cube stands where its
+stored KV cache begins.
+"""
 
 from __future__ import annotations
 

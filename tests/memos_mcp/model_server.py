@@ -1,8 +1,8 @@
 """A server that speaks as OpenAI's does and says what a test wants to hear: a model by URL, without a model.
 
 The last turn decides. `repeat: TEXT` is repeated, word by word; `go on` goes on until the client leaves; anything else
-is answered by the last line of what was sent that holds the question's last word, else by "unknown". `replies` go before all
-that, once.
+is answered by the last line of what was sent that holds the question's last word, else by "unknown". What stands in
+`replies` is said first, once.
 """
 
 from __future__ import annotations
