@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.memos_mcp.processes import Assistant, daemon_gone_after, environment
+from tests.models.fixtures import LATEST_WINS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "client_examples"
 CONFIGURATIONS = sorted((EXAMPLES / "configurations").glob("*.json"))
@@ -19,10 +21,11 @@ SCRIPTS = Path(sys.executable).parent
 LONG_S = 240.0
 
 
-def run(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MEMOS_")}
     return subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=LONG_S,
@@ -70,6 +73,27 @@ def test_the_agent_answers_from_memory_and_forgets_when_told(tmp_path: Path) -> 
     assert answers[5] == "I no longer use it (1 archived)."
     assert "sesame" not in answers[6]
     assert left_running(tmp_path) == []
+
+
+def test_the_local_chat_answers_from_memory_and_does_not_read_it_twice(tmp_path: Path) -> None:
+    done = run("local_chat.py", tmp_path, "--model", str(LATEST_WINS), "--offline")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("model ")] == [
+        "model  paris",
+        "model  sushi",
+        "model  paris",
+    ]
+    reused = [int(count) for count in re.findall(r"prompt tokens, (\d+) of them reused", done.stdout)]
+    assert reused[0] == 0
+    assert min(reused[1:]) > 0
+    assert "  prefix  The city of Alice is Paris." in done.stdout
+    assert list(tmp_path.glob("memos-example-*")) == []
+
+
+def test_the_local_chat_says_what_is_wrong_with_its_model(tmp_path: Path) -> None:
+    done = run("local_chat.py", tmp_path, "--model", str(tmp_path / "nothing"), "--offline")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert str(tmp_path / "nothing") in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
