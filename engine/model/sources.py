@@ -112,14 +112,18 @@ def _cached(name: str) -> Path | None:
 
 
 def _downloaded(name: str, announce: Callable[[str], None]) -> Path:
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
+    from huggingface_hub.utils import filter_repo_objects
 
-    wanted = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
     try:
-        size = sum(file.file_size for file in snapshot_download(name, dry_run=True, **wanted) if file.will_download)
+        listed = HfApi().model_info(name, files_metadata=True).siblings or []
+        wanted = filter_repo_objects(
+            listed, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED), key=lambda file: file.rfilename
+        )
+        size = sum(file.size or 0 for file in wanted)
         announce(f"downloading the model {name} ({size / 1e9:.1f} GB) from Hugging Face to {constants.HF_HUB_CACHE}")
-        return Path(snapshot_download(name, **wanted))
+        return Path(snapshot_download(name, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
     except GatedRepoError as error:
         raise Unavailable(
             f"{name} is given only to people who accepted its terms: do so on its page, then `hf auth login`"
