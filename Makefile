@@ -7,6 +7,7 @@
 #   make bench-quality  recall quality beside dense, BM25 and rank-fusion baselines
 #   make bench-latency  start, remember and recall through stdio, beside other memory servers (BENCH= for its options)
 #   make bench-encryption  start, remember and recall of an encrypted store beside a plain one
+#   make bench-kv       what KV caches save: time to first token, bytes a token, divergence (BENCH_KV= for its options)
 
 PYTHON ?= python3
 VENV   := .venv
@@ -14,9 +15,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST ?= -n 2
 BENCH  ?= --peers
+BENCH_KV ?=
 NODE_TESTS := tests/conformance
 
-.PHONY: help demo test check bench bench-quality bench-latency bench-encryption install node clean
+.PHONY: help demo test check bench bench-quality bench-latency bench-encryption bench-kv install node clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +47,9 @@ bench-latency: $(VENV)/.installed
 
 bench-encryption: $(VENV)/.installed
 	$(BIN)/python benchmarks/encryption.py
+
+bench-kv: $(VENV)/.test
+	$(BIN)/python benchmarks/kv.py $(BENCH_KV)
 
 install: $(VENV)/.installed
 
