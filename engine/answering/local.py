@@ -90,6 +90,8 @@ class LocalModel:
         reply = _Reply(self, request, caller, gathered, chunks, started)
         with self.host.in_use(), runner.stream(reply.steps) as results:
             for event in results:
+                if request.cancelled():
+                    return
                 if isinstance(event, Finished):
                     self._builder.want(runner, reply.wanted, at_once=reply.forced)
                 if event is not None:

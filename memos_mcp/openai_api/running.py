@@ -34,8 +34,8 @@ class Replies:
     def __init__(self, most: int = MOST_AT_ONCE) -> None:
         self._most, self._free = most, threading.BoundedSemaphore(most)
 
-    def begin(self, start: Callable[[], Iterator[T]]) -> Running[T]:
-        """Run what `start` gives. To be called on the event loop.
+    def begin(self, start: Callable[[Callable[[], bool]], Iterator[T]]) -> Running[T]:
+        """Run what `start` gives; it is told by what to know that the reply was stopped. To be called on the loop.
 
         Raises:
             Busy: too many are running.
@@ -48,7 +48,7 @@ class Replies:
 class Running(Generic[T]):
     """One reply. Read it to its end, or stop it."""
 
-    def __init__(self, start: Callable[[], Iterator[T]], ended: Callable[[], None]) -> None:
+    def __init__(self, start: Callable[[Callable[[], bool]], Iterator[T]], ended: Callable[[], None]) -> None:
         self._start, self._ended = start, ended
         self._stopped = threading.Event()
         self._loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ class Running(Generic[T]):
             self._put(_End(error))
 
     def _steps(self) -> None:
-        steps = self._start()
+        steps = self._start(self._stopped.is_set)
         try:
             for step in steps:
                 if self._stopped.is_set():
