@@ -25,6 +25,7 @@ from engine.model_operations import (
     ChatTurn,
     MemoryUse,
     ModelInfo,
+    Said,
     Sampling,
     Tier,
 )
@@ -107,10 +108,14 @@ def chat(memos: MemOS, asked: Asked) -> object:
         model=wanted.model,
     )
     _loaded(memos, wanted.model, asked)
+    since = time.monotonic()
     # a generator: closed when the asker leaves in the middle, so that the model stops
     with closing(cast("Generator[ChatEvent]", memos.chat(request, asked.caller))) as events:
         for event in events:
-            _tell(asked, render_model.event(event))
+            if isinstance(event, Said) and not event.text:  # something was done, and there is nothing to say yet
+                asked.progress(round(time.monotonic() - since), None, "s, reading")
+            else:
+                _tell(asked, render_model.event(event))
     return {}
 
 

@@ -40,11 +40,11 @@ class Display:
 
     def loading(self, done: float, total: float | None, message: str) -> None:
         """Progress of what comes before a reply: seconds so far, and what is waited for."""
+        said = harmless(message.removeprefix("s, "), keep="")
         if self.screen.as_json:
-            self._json({"event": "loading", "seconds": done})
+            self._json({"event": "waiting", "for": said, "seconds": done})
         elif self.person:
             self._waiting = True
-            said = harmless(message.removeprefix("s, "), keep="")
             self._err(f"{CLEAR_LINE}{self._dim(_cut(f'{said} … {done:.0f} s', self._columns))}")
 
     def event(self, event: Event) -> None:
