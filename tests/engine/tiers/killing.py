@@ -57,9 +57,9 @@ def work(store: Kept, seed: int) -> None:
         store.kv.keep_chunk(INFO, "home", notes[-1], 1, ids, layers_for(ids), 0.0)
         pinned = tokens(48, seed=1_000 + turn)
         store.kv.keep_prefix(INFO, Scope.cube("home"), "home", pinned, layers_for(pinned), 0, [(notes[-1], 1)])
-        if chance.random() < 0.3:
+        if notes and chance.random() < 0.3:
             archive(store.memos, notes.pop(chance.randrange(len(notes))))
-        if chance.random() < 0.05:
+        if notes and chance.random() < 0.05:
             erase(store.memos, notes.pop())
         if chance.random() < 0.2:
             store.kv.sweep()
