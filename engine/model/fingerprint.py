@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from engine.errors import Unavailable
 from engine.model.layouts import Rope
 from engine.model.sources import weight_files
 
@@ -39,7 +40,7 @@ def fingerprint(
     """`sha256:…` of a model. `weights` is its folder, or the model itself; `adapters` are digests of those in use.
 
     Raises:
-        OSError: a file of weights cannot be read.
+        Unavailable: a file of weights cannot be read.
     """
     parts = {
         "kind": KIND,
@@ -59,21 +60,26 @@ def digests_of(folder: Path, record: Path | None = None) -> dict[str, str]:
     """SHA-256 in hex of each file of weights, by name. `record` is where known ones are kept.
 
     Raises:
-        Unavailable, Corrupt: there are none, or their index cannot be read.
-        OSError: a file cannot be read.
+        Unavailable: a file is missing or cannot be read.
+        Corrupt: their index cannot be read.
     """
     known = _load(record)
     found, fresh = dict[str, str](), dict[str, list[Any]]()
     for path in weight_files(folder):
-        real = path.resolve(strict=True)
-        status = real.stat()
-        mark = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        entry = known.get(str(real))
-        if isinstance(entry, list) and entry[:-1] == mark and isinstance(entry[-1], str):
-            found[path.name] = entry[-1]
-            continue
-        with real.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            real = path.resolve(strict=True)
+            status = real.stat()
+            mark = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+            entry = known.get(str(real))
+            if isinstance(entry, list) and entry[:-1] == mark and isinstance(entry[-1], str):
+                found[path.name] = entry[-1]
+                continue
+            with real.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise Unavailable(
+                f"{path} cannot be read ({error.strerror}): correct its rights, or fetch it again"
+            ) from error
         fresh[str(real)] = [*mark, found[path.name]]
     if fresh:
         _save(record, {**{name: entry for name, entry in known.items() if Path(name).exists()}, **fresh})

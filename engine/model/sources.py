@@ -114,8 +114,9 @@ def _cached(name: str) -> Path | None:
 def _downloaded(name: str, announce: Callable[[str], None]) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
-    from huggingface_hub.utils import filter_repo_objects
+    from huggingface_hub.utils import disable_progress_bars, filter_repo_objects
 
+    disable_progress_bars()  # what is said goes through `announce`
     try:
         listed = HfApi().model_info(name, files_metadata=True).siblings or []
         wanted = filter_repo_objects(
