@@ -14,6 +14,7 @@ from engine.errors import Unavailable
 from engine.model_operations import Sampling
 
 SEEDS = 1 << 63
+LEAST_TEMPERATURE = 1e-5  # below it logits overflow, and nothing but the likeliest is left
 
 
 class Chooser:
@@ -35,10 +36,10 @@ class Chooser:
             Unavailable: the logits are no numbers, as when float16 overflows.
         """
         sampling = self._sampling
-        greedy = sampling.temperature <= 0
+        greedy = sampling.temperature < LEAST_TEMPERATURE
         if not (greedy and not self._penalises):
             logits = logits.to(device="cpu", dtype=torch.float32)
-        if bool(torch.isnan(logits).any()):
+        if not bool(torch.isfinite(logits.max())):
             raise Unavailable("the model gave no numbers: load it with another dtype (MEMOS_MODEL_DTYPE=float32)")
         logits = self._penalised(logits)
         token = int(logits.argmax()) if greedy else self._drawn(logits / sampling.temperature)

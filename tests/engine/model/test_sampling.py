@@ -23,7 +23,8 @@ def drawn(given: torch.Tensor, draws: int = DRAWS, **sampling: float) -> Counter
 
 def test_temperature_zero_takes_the_likeliest() -> None:
     given = logits()
-    assert set(drawn(given, 20, temperature=0.0)) == {int(given.argmax())}
+    for temperature in (0.0, 1e-40):
+        assert set(drawn(given, 20, temperature=temperature)) == {int(given.argmax())}
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -95,9 +96,10 @@ def test_excluded_tokens_are_never_drawn_and_half_precision_serves() -> None:
     assert min(drawn(given, 500)) >= 40
 
 
+@pytest.mark.parametrize("wrong", ["nan", "inf"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_no_numbers_are_said_to_be(temperature: float) -> None:
+def test_logits_that_are_no_numbers_are_said_to_be(temperature: float, wrong: str) -> None:
     given = logits()
-    given[3] = float("nan")
+    given[3] = float(wrong)
     with pytest.raises(Unavailable, match="MEMOS_MODEL_DTYPE"):
         Chooser(Sampling(temperature=temperature)).choose(given)
