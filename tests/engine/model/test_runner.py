@@ -92,10 +92,10 @@ def test_a_new_request_has_its_first_result_while_long_ones_go_on(runner: Runner
     noted = Noted()
     long = [runner.stream(noted.job(name)) for name in "ab"]
     assert next(runner.stream(noted.job("new", 1))) == "new0"
-    before = len(noted.steps[: noted.steps.index("new")])
+    assert noted.closed.keys() <= {"new"}
     for results in long:
         results.close()
-    assert before < len(noted.steps)
+    until(lambda: {"a", "b"} <= noted.closed.keys(), "the long ones are closed")
 
 
 def test_a_background_job_stands_still_while_there_is_a_foreground_job(runner: Runner) -> None:
