@@ -17,6 +17,8 @@ from engine.answering.checks import check
 from engine.answering.gathering import Gathering
 from engine.errors import Invalid, NotAllowed, Unavailable
 from engine.governance.access import granted, require
+from engine.model.remote import is_remote
+from engine.model.sources import require_local
 from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow
 from engine.operations import Caller, Progress
 from engine.parts import Parts, readable_cubes
@@ -32,11 +34,6 @@ NO_MODEL = (
     "server), or set MEMOS_MODEL"
 )
 log = logging.getLogger(__name__)
-
-
-def is_remote(source: str) -> bool:
-    """Whether a model's name is the address of a server."""
-    return source.startswith(("http://", "https://"))
 
 
 class Answering:
@@ -84,12 +81,8 @@ class Answering:
         return self._source
 
     def _local_model(self) -> LocalModel:
-        try:
-            from engine.answering.local import LocalModel
-        except ModuleNotFoundError as error:
-            raise Unavailable(
-                f"the local model needs {error.name}, which is not installed: pip install 'memos-mcp[local]'"
-            ) from error
+        require_local()
+        from engine.answering.local import LocalModel
 
         with self._lock:
             if self._local is None:

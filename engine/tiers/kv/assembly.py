@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from engine.model.caches import OwnCache
 from engine.model.loading import Loaded
 from engine.model.prompts import Prompt
 from engine.tiers.kv.encoding import PIECE_TOKENS, prefill
@@ -29,7 +30,7 @@ SPARE_TOKENS = 64  # room beyond prompt and reply, so that a cache does not grow
 class Assembled:
     """`reused` tokens were not computed anew; `chunks` are the ids of the memories whose own KV cache was used."""
 
-    cache: WorkingCache
+    cache: WorkingCache | OwnCache
     prefix_tokens: int = 0
     reused_tokens: int = 0
     recomputed_tokens: int = 0
@@ -48,9 +49,11 @@ def assemble(
     """The cache for a prompt.
 
     `chunks` are those to be used, by memory id; `share` of their tokens is computed anew. Without a store, and without
-    chunks, the cache is empty: everything is to be prefilled.
+    chunks, the cache is empty: everything is to be prefilled. It is the model's own where the model lets none be kept.
     """
     ids = prompt.ids
+    if loaded.layout.refusal is not None:
+        return Assembled(OwnCache(loaded.model.config))
     cache = WorkingCache(loaded.model.config, len(ids) + new_tokens + SPARE_TOKENS)
     made = Assembled(cache)
     places = [
