@@ -216,10 +216,12 @@ class MemVault:
     def _committed(self, transaction: Transaction) -> None:
         if transaction.cubes_changed:
             self._cubes = (self._cubes[0] + 1, None)
-        self.on_commit(transaction.changes, transaction)
-        if transaction.unneeded:
-            kept = needed(Connection(self._connection, self.sealer), transaction.unneeded)
-            remove_blobs(self.settings, transaction.unneeded - kept, self.sealer)
+        try:
+            self.on_commit(transaction.changes, transaction)
+        finally:
+            if transaction.unneeded:
+                kept = needed(Connection(self._connection, self.sealer), transaction.unneeded)
+                remove_blobs(self.settings, transaction.unneeded - kept, self.sealer)
 
     def discard_staged(self, staged: str | None = None) -> None:
         """Remove what was staged under that name; None: what a killed process left of any."""

@@ -61,7 +61,7 @@ class Held:
             generation, known = self._generation, list(self.index.by_id)
         try:
             with self.vault.reading() as connection:
-                found = artifacts_of_kind(connection, KIND, known)
+                found = [entry_of(row) for row in artifacts_of_kind(connection, KIND, known)]
         except Corrupt as error:
             self.remark("", f"stored KV caches cannot be read and are not used: {error}")
             return False
@@ -72,22 +72,20 @@ class Held:
             if generation != self._generation:
                 self._stale = True
                 return True
-            for row in found:
-                self.index.add(entry_of(row))
+            for entry in found:
+                self.index.add(entry)
             self._compared.clear()
         return False
 
     def compare(self, info: ModelInfo, scopes: Iterable[Scope]) -> None:
-        """Say, once, where KV caches of another model lie."""
+        """Say, once, where there are KV caches of another model only."""
         for cube in {scope.cube_name for scope in scopes} - {CONVERSATION}:
             if (cube, info.fingerprint) in self._compared:
                 continue
             with self.changed:
                 self._compared.add((cube, info.fingerprint))
-                others = any(
-                    entry.scope.cube_name == cube and entry.fingerprint != info.fingerprint for entry in self.index
-                )
-            if others:
+                models = {entry.fingerprint for entry in self.index if entry.scope.cube_name == cube}
+            if models and info.fingerprint not in models:
                 self.remark(
                     cube,
                     f"KV caches in cube {cube!r} were made by another model and are not used: they are built again "

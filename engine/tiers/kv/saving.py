@@ -74,7 +74,7 @@ class Saver:
     def flush(self) -> None:
         """Wait until everything so far is written."""
         with self._gate:
-            if self._thread is None:
+            if self._thread is None or self._closed:
                 return
             done = threading.Event()
             self._queue.put(done.set)

@@ -171,7 +171,8 @@ class KvStore:
         spans = spans[number:]
         sources = tuple(dict.fromkeys(source for span in spans for source in span.segment.sources))
         merged = self._prefix_entry(info, scope, chain, ids, spans[0].start, last.end, sources)
-        merged.uses = max(span.segment.uses for span in spans)
+        merged.uses, now = max(span.segment.uses for span in spans), self._clock.now()
+        merged.heat, merged.last_use = max(span.segment.heat_at(now) for span in spans), now
         return merged, spans
 
     # --- chunks ------------------------------------------------------------------------------------------------
@@ -327,10 +328,11 @@ class KvStore:
 
     def prefetch(self, wanted: Iterable[Chunk | Found]) -> None:
         """Begin to read these, on another thread."""
-        for item in wanted:
-            if self._reader is None:
-                self._reader = ThreadPoolExecutor(1, "kv-reader")
-            self._reader.submit(fetch, self._held, item)
+        with self._held.changed:
+            for item in [] if self._closed else wanted:
+                if self._reader is None:
+                    self._reader = ThreadPoolExecutor(1, "kv-reader")
+                self._reader.submit(fetch, self._held, item)
 
     def committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
         """Before a writing call returns: what was derived from what it changed is not used any more.
@@ -349,7 +351,8 @@ class KvStore:
 
     def close(self) -> None:
         """Write what waits, and end the threads. Before the vault is closed."""
-        self._closed = True
+        with self._held.changed:
+            self._closed = True
         if self._reader is not None:
             self._reader.shutdown(cancel_futures=True)
         self._saver.close()

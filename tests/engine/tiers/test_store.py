@@ -262,20 +262,20 @@ def test_conversations_that_part_are_both_kept_when_their_beginning_is_merged(se
 
 @plain_only
 def test_the_disk_is_kept_within_its_budget_and_the_hot_stay(settings: Settings, clock: HandClock) -> None:
-    budget = 40 * 64 * TOKEN_BYTES
+    budget = 20 * 64 * TOKEN_BYTES
     settings = replace(settings, kv_disk_bytes=budget)
     hot = tokens(64, seed=1_000)
     with kept(settings, clock) as store:
         keep(store, hot)
-        for seed in range(80):
+        for seed in range(40):
             clock.pass_by(minutes=5)
             keep(store, tokens(64, seed=seed))
             store.kv.flush()
             assert store.filled(INFO, [ME], hot) == 64
             assert store.kv.totals().disk_bytes <= budget
             assert sum(path.stat().st_size for path in settings.blobs_folder.iterdir()) <= budget
-        assert 30 <= blobs(settings) <= 40
-        assert store.filled(INFO, [ME], tokens(64, seed=79)) == 64
+        assert 15 <= blobs(settings) <= 20
+        assert store.filled(INFO, [ME], tokens(64, seed=39)) == 64
         assert store.filled(INFO, [ME], tokens(64, seed=0)) == 0
 
 
