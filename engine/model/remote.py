@@ -128,7 +128,9 @@ class RemoteModel:
         asked = json.dumps(_request(turns, sampling, name)).encode("utf-8", "replace")
         connection = self._connection()
         try:
-            response = self._response(connection, "POST", "/chat/completions", asked, name)
+            response = self._response(connection, "POST", "/chat/completions", asked)
+            if response.status != http.client.OK:
+                raise _refused(self._url, name, response.status, _read(self._url, response))
         except BaseException:
             connection.close()
             raise
@@ -140,10 +142,10 @@ class RemoteModel:
             if self._found is None:
                 connection = self._connection()
                 try:
-                    response = self._response(connection, "GET", "/models", None, "")
-                    self._found = _first_id(response.read(MAX_ANSWER_BYTES))
-                except (OSError, http.client.HTTPException) as error:
-                    raise _unreachable(self._url, error) from None
+                    response = self._response(connection, "GET", "/models", None)
+                    if response.status != http.client.OK:  # some cannot list what they serve well
+                        return ""
+                    self._found = _first_id(_read(self._url, response))
                 finally:
                     connection.close()
             return self._found
@@ -153,7 +155,7 @@ class RemoteModel:
         return kind(self._place.hostname or "", self._place.port, timeout=CONNECT_S)
 
     def _response(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, name: str
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
     ) -> http.client.HTTPResponse:
         headers = {"Accept": "text/event-stream, application/json", "User-Agent": "memos-mcp"}
         if body is not None:
@@ -164,12 +166,9 @@ class RemoteModel:
             connection.connect()
             connection.sock.settimeout(READ_S)
             connection.request(method, self._path + path, body, headers)
-            response = connection.getresponse()
-            if response.status != http.client.OK:
-                raise _refused(self._url, name, response.status, response.read(MAX_ANSWER_BYTES))
+            return connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise _unreachable(self._url, error) from None
-        return response
 
 
 class RemoteReply(Iterator[str]):
@@ -285,6 +284,13 @@ def _request(turns: Sequence[ChatTurn], sampling: Sampling, name: str) -> dict[s
     if sampling.stop:
         asked["stop"] = list(sampling.stop)
     return asked
+
+
+def _read(url: str, response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(MAX_ANSWER_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise _unreachable(url, error) from None
 
 
 def _first_id(answer: bytes) -> str:
