@@ -144,7 +144,7 @@ def test_opening_and_closing_never_waits_for_ever(settings: Settings) -> None:
 def test_a_store_of_a_newer_version_is_refused_and_not_touched(settings: Settings) -> None:
     vault(settings, (*MIGRATIONS, LATER)).close()
     before = settings.database.read_bytes()
-    with pytest.raises(Unavailable, match=r"newer memos-mcp \(schema 3, this one reads up to 2\): upgrade"):
+    with pytest.raises(Unavailable, match=rf"newer memos-mcp \(schema {NOW + 1}, this one reads up to {NOW}\): upgrade"):
         MemOS.open(settings)
     assert settings.database.read_bytes() == before
     assert not settings.backups_folder.exists()
@@ -159,8 +159,8 @@ def test_a_store_of_an_older_version_is_backed_up_before_it_is_migrated(settings
     assert newer.rows("SELECT id FROM memories") == [(id,)]
     newer.close()
     (backup,) = settings.backups_folder.iterdir()
-    assert "before-schema-2" in backup.name
-    assert (schema_of(backup), schema_of(settings.database)) == ("2", "3")
+    assert f"before-schema-{NOW}" in backup.name
+    assert (schema_of(backup), schema_of(settings.database)) == (str(NOW), str(NOW + 1))
     restore_backup(settings, backup, START)
     with opened(settings) as memos:
         assert ids(ask(memos, "this schema")) == [id]
@@ -177,8 +177,8 @@ def test_a_store_of_an_older_version_is_backed_up_before_it_is_migrated(settings
 def test_a_migration_that_fails_leaves_the_store_as_it_was(settings: Settings, sql: str) -> None:
     with opened(settings) as memos:
         id = say(memos, "Still here after a bad upgrade.")
-    with pytest.raises(Unavailable, match=r"could not be brought to schema 2 \(a bad one\): it is as it was"):
-        vault(settings, (*MIGRATIONS, Migration(2, "a bad one", sql)))
+    with pytest.raises(Unavailable, match=rf"could not be brought to schema {NOW + 1} \(a bad one\): it is as it was"):
+        vault(settings, (*MIGRATIONS, Migration(NOW + 1, "a bad one", sql)))
     with opened(settings) as memos:
         assert ids(ask(memos, "bad upgrade")) == [id]
         assert memos.verify(ME) == ()
