@@ -33,9 +33,8 @@ with MemOS.open(Settings(data=Path(sys.argv[1]), embedder="none", backup_every_h
     print("open", flush=True)
     sys.stdin.read()
 """
-LATER = Migration(
-    MIGRATIONS[-1].number + 1, "a note on each cube", "ALTER TABLE cubes ADD COLUMN note VARCHAR DEFAULT ''"
-)
+NOW = MIGRATIONS[-1].number
+LATER = Migration(NOW + 1, "a note on each cube", "ALTER TABLE cubes ADD COLUMN note VARCHAR DEFAULT ''")
 
 
 def vault(settings: Settings, migrations: tuple[Migration, ...] = MIGRATIONS) -> MemVault:
@@ -144,7 +143,9 @@ def test_opening_and_closing_never_waits_for_ever(settings: Settings) -> None:
 def test_a_store_of_a_newer_version_is_refused_and_not_touched(settings: Settings) -> None:
     vault(settings, (*MIGRATIONS, LATER)).close()
     before = settings.database.read_bytes()
-    with pytest.raises(Unavailable, match=rf"newer memos-mcp \(schema {NOW + 1}, this one reads up to {NOW}\): upgrade"):
+    with pytest.raises(
+        Unavailable, match=rf"newer memos-mcp \(schema {NOW + 1}, this one reads up to {NOW}\): upgrade"
+    ):
         MemOS.open(settings)
     assert settings.database.read_bytes() == before
     assert not settings.backups_folder.exists()
