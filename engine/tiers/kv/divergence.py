@@ -24,7 +24,7 @@ ANSWER_TOKENS = 4  # of each answer are compared: what differs later follows fro
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Over all positions of all probes. Without a probe nothing was found, and nothing is vouched for."""
+    """Over all positions of all probes. Infinite where one of the caches gives no distribution at all."""
 
     kl_mean: float  # nats
     kl_max: float
@@ -54,13 +54,20 @@ def divergence(
         for probe in probes:
             answer, expected = _answer(loaded, exact, len(ids), probe, answer_tokens)
             got = _after(loaded, other, len(ids), [*probe, *answer[:-1]], len(answer))
-            kls.append((expected.exp() * (expected - got)).sum(-1))
+            kls.append(_kl(expected, got))
             same.append(expected.argmax(-1) == got.argmax(-1))
     finally:
         exact.cut(held[0])
         other.cut(held[1])
-    kl = torch.cat(kls).clamp_min(0)
+    kl = torch.cat(kls)
     return Divergence(float(kl.mean()), float(kl.max()), float(torch.cat(same).float().mean()), len(kl))
+
+
+def _kl(exact: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """KL of two [n, vocabulary] of log probabilities, each [n]."""
+    chances = exact.exp()
+    terms = torch.where(chances == 0, 0.0, chances * (exact - other))
+    return terms.sum(-1).nan_to_num(nan=torch.inf).clamp_min(0)
 
 
 def _answer(

@@ -57,6 +57,13 @@ def test_it_is_the_relative_entropy_of_what_comes_next(loaded: Loaded) -> None:
     assert found.top1_agreement == float(exact.argmax() == other.argmax())
 
 
+def test_a_cache_of_no_numbers_diverges_without_bound(loaded: Loaded) -> None:
+    broken = encode(loaded, IDS)
+    broken[1][1][0, 0, 3, 0] = torch.nan
+    found = divergence(loaded, IDS, filled(loaded, encode(loaded, IDS)), filled(loaded, broken), PROBES)
+    assert found.kl_mean == found.kl_max == torch.inf
+
+
 def test_an_answer_is_compared_no_further_than_where_it_ends(loaded: Loaded) -> None:
     one, same = (filled(loaded, encode(loaded, IDS)) for _ in range(2))
     first = int(next_token(loaded, IDS + PROBES[0]).argmax())
