@@ -161,7 +161,8 @@ class _Reporter:
 
     def __init__(self, ctx: Context, tasks: anyio.abc.TaskGroup) -> None:
         self._ctx, self._tasks, self._loop = ctx, tasks, asyncio.get_running_loop()
-        self._context = contextvars.copy_context()  # a worker thread's says that no event loop runs
+        self._context = contextvars.copy_context()  # that of a worker thread says that no event loop runs
+        self._beginning: asyncio.Task[None] | None = None
         self._done, self._sent_at = -1.0, float("-inf")
         self._reports: list[Report] = []
         self._arrived, self._told = anyio.Event(), anyio.Event()
@@ -183,7 +184,11 @@ class _Reporter:
         self._arrived.set()
         if not self._telling:
             self._telling = True
-            self._tasks.start_soon(self._tell)
+            self._beginning = self._loop.create_task(self._begin())
+
+    async def _begin(self) -> None:
+        """In a task: only there anyio knows which event loop runs, where sniffio is installed beside it."""
+        self._tasks.start_soon(self._tell)
 
     async def _tell(self) -> None:
         try:
