@@ -66,22 +66,33 @@ class Builder:
             log.info("%s is built another time: enough is waiting", memory.id)
 
     def _run(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            runner, memories = first[0], [first[1]]
-            while len(memories) < TOGETHER and not self._waiting.empty():
-                another = self._waiting.get()
-                if another is None:
-                    return
-                memories.append(another[1])
-            try:
-                self._chunks(runner, memories)
-            except MemosError as error:
-                log.warning("KV caches were not built: %s", error)
-            except Exception as error:  # noqa: BLE001 - the outermost edge of this thread: the next may succeed
-                log.error("KV caches were not built: %s", type(error).__qualname__)
+        while self._build_waiting():
+            pass
+
+    def _build_waiting(self) -> bool:
+        """Build what waits, a few together; False: nothing is built any more.
+
+        A method of its own, so that nothing here holds a model while there is nothing to do: it may be unloaded then.
+        """
+        first = self._waiting.get()
+        if first is None or self._closed.is_set():
+            return False
+        runner, memories = first[0], [first[1]]
+        while len(memories) < TOGETHER and not self._waiting.empty():
+            another = self._waiting.get()
+            if another is None:
+                return False
+            memories.append(another[1])
+        try:
+            self._chunks(runner, memories)
+        except MemosError as error:
+            log.warning("KV caches were not built: %s", error)
+        except Exception as error:  # noqa: BLE001 - the outermost edge of this thread: the next may succeed
+            log.error("KV caches were not built: %s", type(error).__qualname__)
+        return True
 
     def close(self) -> None:
-        """Build nothing any more."""
+        """Build nothing any more. After the host is closed: what is being built waits for the model's turn."""
         self._closed.set()
         if self._thread is not None:
             while True:

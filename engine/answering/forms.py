@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, product
 
 from engine.model_operations import Form, Tier
 from engine.text.words import stems
@@ -43,15 +43,19 @@ class Choice:
 
 def same_matter(a: str, b: str) -> bool:
     """Whether two texts may speak of the same thing: they share at least half of the shorter one's content words."""
-    words_a, words_b = frozenset(stems(a)), frozenset(stems(b))
+    return _share(frozenset(stems(a)), frozenset(stems(b)))
+
+
+def _share(words_a: frozenset[str], words_b: frozenset[str]) -> bool:
     least = min(len(words_a), len(words_b))
     return least > 0 and len(words_a & words_b) >= SHARED * least
 
 
 def entangled(candidates: Sequence[Candidate], others: Sequence[Candidate] = ()) -> bool:
     """Whether any two (of `candidates`, or one of them and one of `others`) update or contradict each other, or may."""
-    pairs = [*combinations(candidates, 2), *((a, b) for a in candidates for b in others)]
-    return any(b.id in a.rivals or a.id in b.rivals or same_matter(a.text, b.text) for a, b in pairs)
+    words = {one.id: frozenset(stems(one.text)) for one in (*candidates, *others)}  # once, and not for each pair
+    pairs = chain(combinations(candidates, 2), product(candidates, others))
+    return any(b.id in a.rivals or a.id in b.rivals or _share(words[a.id], words[b.id]) for a, b in pairs)
 
 
 def choose(

@@ -151,8 +151,8 @@ class LocalModel:
 
     def close(self) -> None:
         """End what runs and write what is to be kept."""
+        self.host.close()  # first, so that no build waits for replies to end
         self._builder.close()
-        self.host.close()
         self.store.close()
 
 
@@ -260,12 +260,15 @@ class _Reply:
         )
 
     def _with_forms(self, report: MemoryReport, prompt: Prompt, made: Assembled) -> MemoryReport:
-        """The forms as they came about: what the stored prefix covered was prefix."""
+        """The forms as they came about: a stored prefix covered it, its chunk could be used, or it was read as text."""
         covered = {
             piece.note.id for _, end, piece in prompt.spans() if piece.note is not None and end <= made.prefix_tokens
         }
-        used = tuple(replace(item, form=Form.PREFIX) if item.id in covered else item for item in report.used)
-        return replace(report, used=used)
+
+        def form(id: str) -> Form:
+            return Form.PREFIX if id in covered else Form.CHUNK if id in made.chunks else Form.TEXT
+
+        return replace(report, used=tuple(replace(item, form=form(item.id)) for item in report.used))
 
     def _keep(self, loaded: Loaded, prompt: Prompt, made: Assembled) -> None:
         """Keep the KV of what the next turn begins with again: the cube's pinned block, and one's own history."""

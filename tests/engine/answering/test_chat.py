@@ -198,6 +198,24 @@ def test_chunks_serve_in_any_order_and_that_is_said(with_model: Settings, clock:
         assert done.text.strip() == "cat"
 
 
+def test_a_damaged_chunk_is_read_as_text_and_called_text(with_model: Settings, clock: HandClock):
+    bound = replace(with_model, kv_bound=10.0)
+    with opened(bound, clock) as memos:
+        for text in FACTS.values():
+            told(memos, clock, text)
+        memos.build_tier("default", ME)
+    for blob in bound.blobs_folder.iterdir():
+        raw = bytearray(blob.read_bytes())
+        raw[-1] ^= 1
+        blob.write_bytes(raw)
+    with opened(bound, clock) as memos:
+        done = reply(memos, chat("what is the pet of bob ?", memory=MemoryUse(tiers=(Tier.KV,))))
+        assert {used.form for used in done.report.used} == {Form.TEXT}
+        assert (done.report.reused_tokens, done.report.tier) == (0, "text")
+        assert any("dropped" in remark for remark in done.report.remarks)
+        assert done.text.strip() == "cat"
+
+
 def test_closing_a_reply_ends_it(talking: MemOS, clock: HandClock):
     told(talking, clock, FACTS["alice"])
     events = talking.chat(chat("hello", sampling=replace(GREEDY, max_tokens=2_000, temperature=1.0, seed=1)), ME)
