@@ -13,7 +13,7 @@ import ipaddress
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -144,9 +144,25 @@ def http_app(
     )
 
 
-def http_server(app: Starlette, settings: HttpSettings) -> uvicorn.Server:
-    """What serves the application; `serve()` runs it until `should_exit` is set. It leaves signals and logs alone."""
-    return uvicorn.Server(
+class Server(uvicorn.Server):
+    """Says that it ends before it waits for requests that are being answered."""
+
+    def __init__(self, config: uvicorn.Config, ending: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._ending is not None:
+            self._ending()
+        await super().shutdown(sockets)
+
+
+def http_server(app: Starlette, settings: HttpSettings, ending: Callable[[], None] | None = None) -> uvicorn.Server:
+    """What serves the application; `serve()` runs it until `should_exit` is set. It leaves logs alone.
+
+    `ending` is called on the event loop when it begins to end, perhaps more than once.
+    """
+    return Server(
         uvicorn.Config(
             app,
             host=settings.host,
@@ -156,7 +172,8 @@ def http_server(app: Starlette, settings: HttpSettings) -> uvicorn.Server:
             ws="none",
             server_header=False,
             timeout_graceful_shutdown=SHUTDOWN_S,
-        )
+        ),
+        ending,
     )
 
 

@@ -21,7 +21,7 @@ from memos_mcp import daemon, dial
 from memos_mcp.auth import TokenFile
 from memos_mcp.commands.session import Failure, Session
 from memos_mcp.host import Host, Opened
-from memos_mcp.openai_api import PREFIX, openai_routes
+from memos_mcp.openai_api import PREFIX, Replies, openai_routes
 from memos_mcp.server import MemoryServer
 from memos_mcp.tools import in_toolsets
 from memos_mcp.transports import HEALTH_PATH, MCP_PATH, SSE_PATH, HttpSettings, check_bind, http_app, http_server
@@ -40,9 +40,10 @@ def serve(session: Session, options: argparse.Namespace) -> int:
 
         async def http(daemon_host: Host, opened: Opened, lifespan: Any) -> None:
             memory = cast(MemoryServer, opened.server)
-            routes = openai_routes(opened.memos, store.model)
+            replies = Replies()
+            routes = openai_routes(opened.memos, store.model, replies=replies)
             app = http_app(memory, version=VERSION, tokens=tokens, settings=settings, routes=routes)
-            server = http_server(app, settings)
+            server = http_server(app, settings, replies.end)
             place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             session.screen.remark(
                 f"serving {session.settings.data} at {place}{MCP_PATH}, {SSE_PATH}, {PREFIX}, {HEALTH_PATH}"

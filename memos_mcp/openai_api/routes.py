@@ -51,9 +51,14 @@ GONE = 499  # nobody reads it: the client is gone
 logger = logging.getLogger(__name__)
 
 
-def openai_routes(memos: MemOS, model: str | None, *, clock: Clock | None = None) -> list[BaseRoute]:
-    """The routes. `model` is the source of the model that is configured, by which it is called until it is loaded."""
-    api = _Api(memos, model, clock or SystemClock())
+def openai_routes(
+    memos: MemOS, model: str | None, *, replies: Replies | None = None, clock: Clock | None = None
+) -> list[BaseRoute]:
+    """The routes. `model` is the source of the model that is configured, by which it is called until it is loaded.
+
+    Who wants to end what runs keeps `replies`.
+    """
+    api = _Api(memos, model, replies or Replies(), clock or SystemClock())
     return [
         Route(MODELS, _edge(api.models), methods=["GET"]),
         Route(MODELS + "/{id:path}", _edge(api.one_model), methods=["GET"]),
@@ -98,9 +103,8 @@ async def _nothing_here(request: Request) -> Response:
 
 
 class _Api:
-    def __init__(self, memos: MemOS, model: str | None, clock: Clock) -> None:
-        self._memos, self._model, self._clock = memos, model, clock
-        self._replies = Replies()
+    def __init__(self, memos: MemOS, model: str | None, running: Replies, clock: Clock) -> None:
+        self._memos, self._model, self._running, self._clock = memos, model, running, clock
         self._threads = anyio.CapacityLimiter(THREADS)
         self._embedding_threads = anyio.CapacityLimiter(EMBEDDING_THREADS)
         self._since = self._now()
@@ -140,7 +144,7 @@ class _Api:
     async def chat(self, request: Request) -> Response:
         caller, body = _caller(request), await body_of(request)
         asked = await self._quickly(lambda: self._chat_request(body, caller))
-        running = self._replies.begin(lambda stopped: self._memos.chat(replace(asked.chat, cancelled=stopped), caller))
+        running = self._running.begin(lambda stopped: self._memos.chat(replace(asked.chat, cancelled=stopped), caller))
         head = Head(f"chatcmpl-{secrets.token_hex(14)}", self._now(), asked.model)
         if asked.stream:
             return await self._streamed(request, asked, head, caller, running)

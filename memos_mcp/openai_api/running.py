@@ -12,12 +12,13 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 import anyio
 from starlette.types import Receive
 
-from engine.errors import Busy
+from engine.errors import Busy, MemosError, Unavailable
 
 T = TypeVar("T")
 MOST_AT_ONCE = 64
@@ -33,6 +34,7 @@ class Replies:
 
     def __init__(self, most: int = MOST_AT_ONCE) -> None:
         self._most, self._free = most, threading.BoundedSemaphore(most)
+        self._running: WeakSet[Running[Any]] = WeakSet()
 
     def begin(self, start: Callable[[Callable[[], bool]], Iterator[T]]) -> Running[T]:
         """Run what `start` gives; it is told by what to know that the reply was stopped. To be called on the loop.
@@ -42,7 +44,14 @@ class Replies:
         """
         if not self._free.acquire(blocking=False):
             raise Busy(f"{self._most} replies are being made already: ask again in a moment")
-        return Running(start, self._free.release)
+        running = Running(start, self._free.release)
+        self._running.add(running)
+        return running
+
+    def end(self) -> None:
+        """End all that run, and tell those who read them: the server ends. To be called on the loop."""
+        for running in list(self._running):
+            running.end(Unavailable("the server is ending, and so did this reply: ask again when it is back"))
 
 
 class Running(Generic[T]):
@@ -59,6 +68,11 @@ class Running(Generic[T]):
     def stop(self) -> None:
         """Have it end at its next step. What still comes of it is not read."""
         self._stopped.set()
+
+    def end(self, why: MemosError) -> None:
+        """Stop it, and tell its reader why."""
+        self.stop()
+        self._came.put_nowait(_End(why))
 
     async def __aiter__(self) -> AsyncIterator[T]:
         while not isinstance(item := await self._came.get(), _End):

@@ -17,7 +17,7 @@ from engine.memos import MemOS
 from engine.operations import Caller, Remember
 from engine.settings import NO_EMBEDDER, Settings
 from memos_mcp.auth import TokenFile
-from memos_mcp.openai_api import openai_routes
+from memos_mcp.openai_api import Replies, openai_routes
 from memos_mcp.transports import HttpSettings, http_app
 from tests.memos_mcp.processes import LONG_S, until
 from tests.memos_mcp.serving import VERSION, server_of
@@ -73,9 +73,10 @@ def served(
     http = settings or HttpSettings(port=0)
     store = Settings(data=data, embedder=embedder, offline=True, backup_every_h=0, model=model, model_dtype="float32")
     with MemOS.open(store) as memos:
-        routes = openai_routes(memos, model)
+        replies = Replies()
+        routes = openai_routes(memos, model, replies=replies)
         app = http_app(server_of(memos), version=VERSION, tokens=TokenFile(data), settings=http, routes=routes)
-        with serving_app(app, http) as web, ExitStack() as opened:
+        with serving_app(app, http, replies.end) as web, ExitStack() as opened:
             yield World(memos, web, model or "none", data, opened)
 
 

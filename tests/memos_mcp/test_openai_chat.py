@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.memos_mcp.processes import until
 AT_ONCE = 8
 ENDLESS_TOKENS = 30_000  # a minute or more
 DRAWN: dict[str, Any] = {"temperature": 2, "seed": 1}  # many different words
+FOREVER: dict[str, Any] = {"max_tokens": ENDLESS_TOKENS, **DRAWN}
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +167,7 @@ def test_the_clients_own_helper_for_streams_puts_the_reply_together(world: World
 
 
 def test_a_stream_that_is_closed_ends_its_reply(talker: World) -> None:
-    stream = talker.client().chat.completions.create(**talker.asked(max_tokens=ENDLESS_TOKENS, stream=True, **DRAWN))
+    stream = talker.client().chat.completions.create(**talker.asked(stream=True, **FOREVER))
     assert len(list(islice(stream, 5))) == 5
     left = time.monotonic()
     stream.close()
@@ -187,6 +189,16 @@ def test_a_reply_of_a_server_elsewhere_is_left_too(tmp_path: Path) -> None:
         stream.close()
         until(remote.left.is_set, "the end of the request to the model")
         no_reply_is_made()
+
+
+def test_who_waits_for_a_reply_when_the_server_ends_is_told_so(tmp_path: Path, latest_wins: Path) -> None:
+    with ExitStack() as closed_later:
+        with served(tmp_path / "data", str(endless(latest_wins, tmp_path / "model"))) as world:
+            client = closed_later.enter_context(openai.OpenAI(base_url=f"{world.web.url}/v1", api_key="any"))
+            stream = client.chat.completions.create(**world.asked(stream=True, **FOREVER))
+            next(stream)
+        with pytest.raises(openai.APIError, match="the server is ending"):
+            list(stream)
 
 
 def test_memory_reaches_a_model_by_url_as_text_and_that_is_said(tmp_path: Path) -> None:
@@ -221,7 +233,7 @@ def test_many_replies_at_once_are_all_right_and_hold_nothing_else_up(world: Worl
 
 def test_other_requests_are_answered_while_long_replies_are_made(talker: World) -> None:
     client = talker.client()
-    asked = talker.asked(max_tokens=ENDLESS_TOKENS, stream=True, **DRAWN)
+    asked = talker.asked(stream=True, **FOREVER)
     streams = [client.chat.completions.create(**asked) for _ in range(AT_ONCE)]
     assert talker.web.send("GET", "/health").status == 200
     assert client.models.list().data[0].id == talker.model

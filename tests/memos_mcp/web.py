@@ -6,7 +6,7 @@ import asyncio
 import http.client
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +87,9 @@ def serving_http(
 
 
 @contextmanager
-def serving_app(app: Starlette, settings: HttpSettings) -> Iterator[Web]:
+def serving_app(app: Starlette, settings: HttpSettings, ending: Callable[[], None] | None = None) -> Iterator[Web]:
     """Serve `app` from a thread until the block ends."""
-    web = http_server(app, settings)
+    web = http_server(app, settings, ending)
     thread = threading.Thread(target=lambda: asyncio.run(web.serve()), name="http")
     thread.start()
     try:
