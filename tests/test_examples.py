@@ -90,12 +90,6 @@ def test_the_local_chat_answers_from_memory_and_does_not_read_it_twice(tmp_path:
     assert list(tmp_path.glob("memos-example-*")) == []
 
 
-def test_the_local_chat_says_what_is_wrong_with_its_model(tmp_path: Path) -> None:
-    done = run("local_chat.py", tmp_path, "--model", str(tmp_path / "nothing"), "--offline")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert str(tmp_path / "nothing") in done.stderr.splitlines()[-1]
-
-
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_what_a_configuration_starts_answers(path: Path, tmp_path: Path) -> None:
     (entry,) = servers(json.loads(path.read_text("utf-8"))).values()

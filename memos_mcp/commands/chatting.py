@@ -20,14 +20,23 @@ from memos_mcp.commands.chat_display import Display
 from memos_mcp.commands.session import Failure, Session
 
 Turn = dict[str, str]
+PATHS = ("/", "./", "../", "~")  # how a name begins that can only be that of a folder
 
 
 def model_source(name: str | None) -> str | None:
-    """A model's name as the daemon understands it: a folder by its whole path, since it works in another folder."""
+    """A model's name as the daemon understands it: a folder by its whole path, since it works in another folder.
+
+    Raises:
+        Failure: it is the path of a folder that is not there.
+    """
     if not name or "://" in name:
         return name or None
     path = Path(name).expanduser()
-    return str(path.absolute()) if path.is_dir() else name
+    if path.is_dir():
+        return str(path.absolute())
+    if name.startswith(PATHS):
+        raise Failure(f"{name} is no folder: give that of a model, its name on Hugging Face, or the URL of a server")
+    return name
 
 
 @dataclass

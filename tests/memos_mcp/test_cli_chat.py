@@ -173,7 +173,7 @@ def test_without_a_person_nothing_is_forgotten(sh: Shell, server: ModelServer) -
     ("words", "stdin", "complaint"),
     [
         ((), "hello\n", "no model is configured: name one with --model"),
-        (("--model", "/nowhere/at/all"), "hello\n", "/nowhere/at/all"),
+        (("--model", "/nowhere/at/all"), "hello\n", "/nowhere/at/all is no folder"),
         (("--model", "http://127.0.0.1:1/v1"), "hello\n", "127.0.0.1:1"),
         (("--temperature", "9"), "hello\n", "temperature"),
     ],
@@ -260,8 +260,8 @@ def test_a_refusal_is_one_line_and_the_chat_goes_on(talk: Terminal) -> None:
     talk.until("> ")
     talk.types("/why\n")
     talk.until("there is no reply yet")
-    talk.types("/model /nowhere/at/all\n")
-    talk.until("memos-mcp: ")
+    talk.types("/model ./nowhere\n")
+    talk.until("memos-mcp: ./nowhere is no folder")
     talk.until("> ")
     talk.types("repeat: all is well\n")
     talk.until("all is well \n")
