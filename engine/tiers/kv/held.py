@@ -36,6 +36,7 @@ class Held:
         self.changed = threading.Condition()
         self.rows = threading.Lock()  # held while rows are read into the index, or removed with what is in it
         self.used: set[Entry] = set()  # since uses were noted
+        self.leaving: set[str] = set()  # ids of rows that are not finished, or about to go: not to be read
         self.dropped: Callable[[Sequence[str]], None] = lambda ids: None
         self._stale = True
         self._generation = 0  # of changes that may have taken rows away
@@ -58,7 +59,7 @@ class Held:
             if not self._stale:
                 return False
             self._stale = False
-            generation, known = self._generation, list(self.index.by_id)
+            generation, known = self._generation, [*self.index.by_id, *self.leaving]
         try:
             with self.vault.reading() as connection:
                 found = [entry_of(row) for row in artifacts_of_kind(connection, KIND, known)]
@@ -147,6 +148,7 @@ class Held:
         with self.changed:
             gone = entry.dead  # dropped while it was read: that its blob is missing is no damage
             self.index.kill(entry)
+            self.leaving.add(entry.id)
         if not gone:
             self.remark(entry.scope.cube_name, f"a KV cache was dropped and is built again: {error}")
             self.dropped([entry.id])

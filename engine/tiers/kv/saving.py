@@ -143,15 +143,28 @@ class Saver:
             put_artifacts(transaction, [entry.row(file.digest, file.size)], transaction.head.seq)
             return True
 
-        if not vault.write(job, SYSTEM):
+        with held.changed:
+            held.leaving.add(entry.id)
+        try:
+            if not vault.write(job, SYSTEM):
+                with held.changed:
+                    held.kill([entry])
+                return False
+            self._write_blob(entry, file)
+        finally:
+            if not entry.digest:
+                self.drop_rows([entry.id])
             with held.changed:
-                held.kill([entry])
-            return False
+                held.leaving.discard(entry.id)
+        return bool(entry.digest)
+
+    def _write_blob(self, entry: Entry, file: TensorFile) -> None:
+        held = self._held
         with held.changed:
             entry.writing = not entry.dead
         try:
             if entry.writing:
-                keep_blob(held.settings, file.digest, _while_alive(file, entry), vault.sealer)
+                keep_blob(held.settings, file.digest, _while_alive(file, entry), held.vault.sealer)
                 self._now_on_disk(entry, file)
         except _Dead:
             log.debug("%s was outdated while it was written", entry.id)
@@ -159,9 +172,6 @@ class Saver:
             with held.changed:
                 entry.writing = False
                 held.changed.notify_all()
-            if not entry.digest:
-                self.drop_rows([entry.id])
-        return bool(entry.digest)
 
     def _now_on_disk(self, entry: Entry, file: TensorFile) -> None:
         with self._held.changed:
@@ -248,6 +258,9 @@ class Saver:
         except MemosError:
             self._held.read_again()
             raise
+        finally:
+            with self._held.changed:
+                self._held.leaving.difference_update(ids)
 
     def _note_uses(self) -> None:
         held = self._held
