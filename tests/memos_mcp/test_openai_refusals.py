@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +212,16 @@ def test_a_reply_that_breaks_off_ends_its_stream_with_an_error(tmp_path: Path) -
 
 @pytest.mark.anyio
 async def test_more_replies_than_can_be_made_are_told_to_come_again() -> None:
-    replies = Replies(1)
-    first = replies.begin(lambda stopped: iter(["a"]))
+    replies, may_go_on = Replies(1), threading.Event()
+
+    def slow(stopped: Callable[[], bool]) -> Iterator[str]:
+        may_go_on.wait()
+        yield "a"
+
+    first = replies.begin(slow)
     with pytest.raises(Busy, match="ask again"):
         replies.begin(lambda stopped: iter(["b"]))
+    may_go_on.set()
     assert [item async for item in first] == ["a"]
     assert [item async for item in replies.begin(lambda stopped: iter(["c"]))] == ["c"]
 
