@@ -71,6 +71,10 @@ class Saver:
         self._put(self._note_uses)
         self._put(lambda: self._make_room(0) and None)
 
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes of layers may wait, too. Called with the lock."""
+        return not self.waiting_bytes or self.waiting_bytes + size <= self._held.settings.kv_ram_bytes
+
     def flush(self) -> None:
         """Wait until everything so far is written."""
         with self._gate:
@@ -124,6 +128,7 @@ class Saver:
                 self.waiting_bytes -= size
                 entry.waiting = False
                 held.trim()
+                held.changed.notify_all()
 
     def _save(self, entry: Entry) -> bool:
         """Whether it lies on disk now. Where there is no room, it stays in RAM as long as that has room."""

@@ -216,7 +216,8 @@ class KvStore:
     ) -> str | None:
         """Keep a memory's own KV, encoded from position `start` on; in place of an older one. As `keep_prefix`.
 
-        `how` it is compressed: as the settings say, if it is not said here.
+        Where much waits for being written, this waits too: who builds chunks is in no hurry. `how` it is compressed:
+        as the settings say, if it is not said here.
         """
         if len(ids) != tokens_of(layers) or not ids:
             raise Invalid(f"{len(ids)} tokens of {id} do not fit a KV cache of {tokens_of(layers)}")
@@ -237,7 +238,7 @@ class KvStore:
             ids=ids_digest(ids),
             divergence=divergence,
         )
-        if self._admit(entry, owned(layers, 0, len(ids))) is None:
+        if self._admit(entry, owned(layers, 0, len(ids)), wait=True) is None:
             return None
         if before is not None:
             self._saver.replace(before, entry)
@@ -245,12 +246,13 @@ class KvStore:
 
     # --- keeping -----------------------------------------------------------------------------------------------
 
-    def _admit(self, entry: Entry, layers: Layers) -> str | None:
+    def _admit(self, entry: Entry, layers: Layers, *, wait: bool = False) -> str | None:
         """Take an entry in, if it is still of what the vault holds, and have it written."""
         held, size = self._held, bytes_of(layers)
         with held.changed:
-            waiting = self._saver.waiting_bytes
-            if self._closed or (waiting and waiting + size > self._settings.kv_ram_bytes):
+            if wait:
+                held.changed.wait_for(lambda: self._closed or self._saver.has_room(size))
+            if self._closed or not self._saver.has_room(size):
                 return None
             # Known before the vault is asked: a change that comes after the answer finds it and kills it.
             entry.waiting = True
@@ -261,6 +263,7 @@ class KvStore:
             with held.changed:
                 held.kill([entry])
                 self._saver.waiting_bytes -= size
+                held.changed.notify_all()
             return None
         self._saver.save(entry, size)
         with held.changed:
@@ -353,6 +356,7 @@ class KvStore:
         """Write what waits, and end the threads. Before the vault is closed."""
         with self._held.changed:
             self._closed = True
+            self._held.changed.notify_all()
         if self._reader is not None:
             self._reader.shutdown(cancel_futures=True)
         self._saver.close()

@@ -340,6 +340,7 @@ def test_without_a_budget_it_does_what_is_left_to_do(settings: Settings, budgets
 def test_what_waits_for_being_written_is_bounded(settings: Settings) -> None:
     settings = replace(settings, kv_ram_bytes=4 * 64 * TOKEN_BYTES)
     with kept(settings) as store:
+        note = say(store.memos, "The lamp is red.", cube="home")
         gate, began = threading.Event(), threading.Event()
 
         def hold() -> None:
@@ -351,7 +352,11 @@ def test_what_waits_for_being_written_is_bounded(settings: Settings) -> None:
         began.wait()
         taken = [keep(store, tokens(64, seed=seed)) for seed in range(8)]
         assert [id is not None for id in taken] == [True] * 4 + [False] * 4
-        gate.set()
+        with ThreadPoolExecutor(1) as pool:
+            built = pool.submit(keep_chunk, store, note, tokens(64, seed=9))  # who builds chunks waits instead
+            assert not built.done()
+            gate.set()
+            assert built.result() is not None
         blocker.join()
         store.kv.flush()
         assert keep(store, tokens(64, seed=8)) is not None
