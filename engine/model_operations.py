@@ -145,7 +145,7 @@ class Recalling:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Some more of the reply."""
+    """Some more of the reply; empty: work went on, and there is nothing to show yet. Here a reply can be stopped."""
 
     text: str
 

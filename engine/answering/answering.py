@@ -139,7 +139,7 @@ class Answering:
     def tiers(self, cube: str | None, caller: Caller) -> tuple[TierRow, ...]:
         """What is kept in the KV tier, of the cubes that the caller may read."""
         cubes = readable_cubes(self._parts, [cube] if cube is not None else None, caller)
-        return self._local_model().rows(cubes, caller)
+        return self._local_model().rows(cubes, caller) if self._anything_kept() else ()
 
     def build_tier(self, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
         """Build the KV caches of a cube: its pinned block and a chunk of each memory.
@@ -161,7 +161,11 @@ class Answering:
             self._may_change(cube, caller)
         elif not granted(caller.principal, "*", Action.ADMIN):
             raise NotAllowed("dropping every KV cache is for the owner of the store: name a cube")
-        return self._local_model().drop(cube, caller)
+        return self._local_model().drop(cube, caller) if self._anything_kept() else 0
+
+    def _anything_kept(self) -> bool:
+        """Whether there is a KV cache at all: looking at none needs no tensors."""
+        return self._local is not None or bool(self._parts.vault.rows("SELECT 1 FROM artifacts LIMIT 1"))
 
     def _may_change(self, cube: str, caller: Caller) -> str | None:
         (found,) = readable_cubes(self._parts, [cube], caller)

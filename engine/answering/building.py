@@ -174,7 +174,7 @@ class Builder:
             for chunk in built or ():
                 id = self._store.keep_chunk(
                     info, cubes[chunk.note.id], chunk.note.id, chunk.note.version, chunk.ids, chunk.layers,
-                    chunk.divergence,
+                    chunk.divergence, start=chunk.start,
                 )  # fmt: skip
                 kept.append((chunk, id is not None))
         return kept

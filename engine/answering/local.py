@@ -48,6 +48,7 @@ from engine.vault import Change, Transaction, queries
 
 CONTEXT_SHARE = 4  # recalled memories take at most one in so many tokens of the context
 MOST_RECALLED_TOKENS = 8_000
+NOTHING_YET = Said("")  # a step was done that brought no text: whoever listens may stop here
 log = logging.getLogger(__name__)
 
 
@@ -94,8 +95,7 @@ class LocalModel:
                     return
                 if isinstance(event, Finished):
                     self._builder.want(runner, reply.wanted, at_once=reply.forced)
-                if event is not None:
-                    yield event
+                yield event if event is not None else NOTHING_YET
 
     def _chunks(self, info: ModelInfo, use: MemoryUse | None, gathered: Gathered) -> Mapping[str, Chunk]:
         """The chunks of the recalled memories that are there; reading them begins, while the prompt is laid out."""

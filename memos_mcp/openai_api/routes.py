@@ -226,7 +226,7 @@ class _Stream(Response):
             await write(self._chunks.first())
             try:
                 async for event in self._running:
-                    if isinstance(event, Said):
+                    if isinstance(event, Said) and event.text:
                         await write(self._chunks.said(event.text))
                     elif isinstance(event, Finished):
                         for data in self._chunks.last(event):

@@ -81,10 +81,11 @@ def test_the_four_tools_work_from_a_shell(bare: Bare) -> None:
     assert bare("forget", third, "--json").json["forgotten"] == [{"id": third, "mode": "archive"}]
 
 
-def test_chat_and_tiers_say_what_to_install(bare: Bare) -> None:
+def test_chat_and_building_say_what_to_install(bare: Bare) -> None:
     bare("remember", "The slipway is free on Mondays.")
     model = ("--model", str(LATEST_WINS))
-    for words in (("chat", *model), ("tier", "build", "default", *model), ("tier", "show")):
+    assert bare("tier", "show", "--json").json["tiers"] == []
+    for words in (("chat", *model), ("tier", "build", "default", *model)):
         done = bare(*words, stdin="When is the slipway free?\n")
         assert (done.code, done.out) == (1, ""), words
         assert INSTALL in done.err
