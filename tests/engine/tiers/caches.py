@@ -12,7 +12,7 @@ from transformers import Qwen2Config
 from engine.memos import MemOS
 from engine.model_operations import ModelInfo
 from engine.settings import Settings
-from engine.tiers.kv.store import KvStore
+from engine.tiers.kv.store import KvStore, Scope
 from engine.tiers.kv.tensors import Layers, WorkingCache
 from tests.conftest import HandClock
 from tests.engine.stores import opened
@@ -98,3 +98,21 @@ def kept(settings: Settings, clock: HandClock | None = None) -> Iterator[Kept]:
             yield Kept(memos, kv)
         finally:
             kv.close()
+
+
+INFO = model()
+HOME, MINE = Scope.cube("home"), Scope.talk("owner")
+Sources = Sequence[tuple[str, int]]
+
+
+def keep(store: Kept, ids: Sequence[int], start: int = 0, scope: Scope = MINE, sources: Sources = ()) -> str | None:
+    layers = part(layers_for(ids), start, len(ids))
+    return store.kv.keep_prefix(INFO, scope, scope.cube_name, ids, layers, start, sources)
+
+
+def keep_chunk(store: Kept, id: str, ids: Sequence[int], version: int = 1, **more: object) -> str | None:
+    return store.kv.keep_chunk(INFO, "home", id, version, ids, layers_for(ids), 0.01, **more)  # type: ignore[arg-type]
+
+
+def blobs(settings: Settings) -> int:
+    return len(list(settings.blobs_folder.iterdir())) if settings.blobs_folder.exists() else 0
