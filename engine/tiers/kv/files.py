@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -131,20 +129,22 @@ def read(
     return _layers(mapped, digest, expected, check=found != checked), found
 
 
-def _mapped(settings: Settings, digest: str, size: int, sealer: Sealer) -> tuple[mmap.mmap, Identity]:
+def _mapped(settings: Settings, digest: str, size: int, sealer: Sealer) -> tuple[memoryview, Identity]:
     path = blob_path(settings, digest, sealer)
     try:
-        with path.open("rb") as file:
-            told = os.fstat(file.fileno())
-            if told.st_size != size:
-                raise Corrupt(f"the blob {path.name} has {told.st_size} bytes instead of {size}")
-            # Private, so that torch may call it writable without the file ever being written to.
-            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY), (told.st_ino, size, told.st_mtime_ns)
+        told = path.stat()
+        if told.st_size != size or not size:
+            raise Corrupt(f"the blob {path.name} has {told.st_size} bytes instead of {size}")
+        # torch's own mapping is private, so that nothing reaches the file, and keeps no descriptor open (mmap does).
+        whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     except OSError as error:
         raise Corrupt(f"the blob {path.name} cannot be read ({error.strerror}): it is built again") from error
+    except RuntimeError as error:
+        raise Corrupt(f"the blob {path.name} cannot be mapped: it is built again") from error
+    return memoryview(whole.numpy()), (told.st_ino, size, told.st_mtime_ns)
 
 
-def _unsealed(settings: Settings, digest: str, size: int, sealer: Sealer) -> bytearray:
+def _unsealed(settings: Settings, digest: str, size: int, sealer: Sealer) -> memoryview:
     found, at = bytearray(size), 0
     for piece in read_blob(settings, digest, sealer):
         if at + len(piece) > size:
@@ -153,10 +153,10 @@ def _unsealed(settings: Settings, digest: str, size: int, sealer: Sealer) -> byt
         at += len(piece)
     if at != size:
         raise Corrupt(f"the blob {digest} has {at} bytes instead of {size}")
-    return found
+    return memoryview(found)
 
 
-def _layers(raw: mmap.mmap | bytearray, digest: str, expected: Mapping[str, str], *, check: bool) -> Layers:
+def _layers(raw: memoryview, digest: str, expected: Mapping[str, str], *, check: bool) -> Layers:
     try:
         length = blob_header_bytes(bytes(raw[:8]), len(raw))
         head = bytes(raw[:length])
@@ -175,7 +175,7 @@ def _layers(raw: mmap.mmap | bytearray, digest: str, expected: Mapping[str, str]
     return layers
 
 
-def _tensor(raw: mmap.mmap | bytearray, length: int, about: Mapping[str, Any]) -> torch.Tensor:
+def _tensor(raw: memoryview, length: int, about: Mapping[str, Any]) -> torch.Tensor:
     dtype, (start, end) = _NAMED[about["dtype"]], about["data_offsets"]
     if start == end:
         return torch.empty(about["shape"], dtype=dtype)

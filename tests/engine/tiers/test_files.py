@@ -114,6 +114,14 @@ def test_a_plain_file_is_mapped_and_hashed_once(files: Files) -> None:
         read(files.settings, file.digest, file.size, UNSEALED, ABOUT, checked)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts what Linux lists")
+def test_many_mapped_files_hold_no_descriptor_open(files: Files) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    held = [files.read(files.write(layers_for(tokens(20, seed=seed)))) for seed in range(40)]
+    assert len(os.listdir("/proc/self/fd")) <= before + 5
+    assert all(equal(layers, layers_for(tokens(20, seed=seed))) for seed, layers in enumerate(held))
+
+
 def test_writing_to_what_was_read_does_not_reach_the_file(files: Files) -> None:
     file = files.write(layers_for(tokens(50)))
     files.read(file)[0][0].zero_()
