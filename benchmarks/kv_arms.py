@@ -145,9 +145,7 @@ class Bench:
         self._first_token(cache)
         whole = self._home(cache.taken(0, self._held))
         self._head = sliced(whole, 0, HEAD_TOKENS)
-        self._notes = [
-            self._home(encode(loaded, self.ids[start:end], self._here(self._head))) for start, end in self._spans
-        ]
+        self._notes = [self._home(encode(loaded, self.ids[start:end])) for start, end in self._spans]
         self._kept = {how: store.keep(whole, how) for how in (files.NONE, INT8, INT4)}
         self._note_files = [store.keep(note) for note in self._notes]
         self._head_file = store.keep(self._head)
@@ -203,8 +201,8 @@ class Bench:
 
     def _chunks(self, notes: list[Layers], head: Layers, share: float) -> WorkingCache:
         cache = self._of(head)
-        place(cache, [Part(note, HEAD_TOKENS) for note in notes], self._loaded.layout.rope)
-        recompute(self._loaded, cache, self.ids, choose(share, self._spans[1:]))  # the first one is exact
+        place(cache, [Part(note) for note in notes], self._loaded.layout.rope)
+        recompute(self._loaded, cache, self.ids, choose(share, self._spans))
         return cache
 
     def _cold_chunks(self) -> WorkingCache:

@@ -88,7 +88,7 @@ def _arms(
     def squeezed(how: str) -> Callable[[Layers], Layers]:
         return lambda layers: restored(compressed(layers, how), torch.float32, "cpu")
 
-    def chunks(share: float, keep: Callable[[Layers], Layers], before: Layers | None = anchor) -> WorkingCache:
+    def chunks(share: float, keep: Callable[[Layers], Layers], before: Layers | None = None) -> WorkingCache:
         start = tokens_of(before or ())
         parts = [Part(keep(encode(loaded, ids[a:b], before)), start) for a, b in spans]
         cache = _cache(loaded, anchor)
@@ -98,12 +98,12 @@ def _arms(
 
     unmoved = _cache(loaded, anchor)
     for start, end in spans:
-        unmoved.append(encode(loaded, ids[start:end], anchor))
+        unmoved.append(encode(loaded, ids[start:end]))
     arms = {
         "full prefill": WorkingCache(loaded.model.config),
         "prefix": _cache(loaded, exact),
         "chunk, not moved": unmoved,
-        "chunk, without anchor": chunks(0, _as_it_is, None),
+        "chunk, behind an anchor": chunks(0, _as_it_is, anchor),
         "chunk": chunks(0, _as_it_is),
     }
     arms |= {f"chunk + {share:.0%}": chunks(share, _as_it_is) for share in shares}

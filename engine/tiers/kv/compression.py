@@ -3,10 +3,10 @@
 Keys have channels that are large in every token, so each channel has a scale of its own; values have not, so each token
 has one. int8 is symmetric: number = integer × scale, scales in float16. int4 has sixteen steps between a least and a
 greatest number, two integers in a byte. What matters most there is that a channel of the keys gets new bounds every few
-tokens (test model, 4 facts and 2 updates, .996 as it is: groups of 16 tokens .98, 24 .96, 32 .93), so bounds must be
-small: a byte each, in 255ths between the bounds of the whole run. Scales and bounds are counted in every size that is
-told. For runs of 128 tokens and more with heads of 64 numbers int8 takes 0.51 × the bytes of bfloat16, int4 0.30; of 16
-tokens 0.54 and 0.35; with heads of 16 numbers, as the test model has, 0.57 and 0.33.
+tokens (the least patient of three small models, .996 as it is: groups of 16 tokens .98, 24 .96, 32 .93), so bounds must
+be small: a byte each, in 255ths between the bounds of the whole run. Scales and bounds are counted in every size that
+is told. For runs of 128 tokens and more with heads of 64 numbers int8 takes 0.51 × the bytes of bfloat16, int4 0.30;
+of 16 tokens 0.54 and 0.35; with heads of 16 numbers, as the test model has, 0.53 and 0.32.
 
 Another way to store less is to keep fewer tokens: those that the questions asked of the cache attend to most (SnapKV,
 arXiv 2404.14469).
