@@ -69,7 +69,7 @@ class Saver:
     def tend(self) -> None:
         """Note uses and keep within the budget of the disk."""
         self._put(self._note_uses)
-        self._put(lambda: self._make_room(0) and None)
+        self._put(self._keep_within_budget)
 
     def has_room(self, size: int) -> bool:
         """Whether so many bytes of layers may wait, too. Called with the lock."""
@@ -242,6 +242,9 @@ class Saver:
                     victims += some
             self.drop_rows([entry.id for entry in victims])
         return surplus <= 0
+
+    def _keep_within_budget(self) -> None:
+        self._make_room(0)
 
     def _least(self, surplus: int) -> list[Entry]:
         """What is worth least of that which nothing else needs, as much as is to go. Called with the lock."""
