@@ -45,6 +45,7 @@ class Answering:
         self._source = self._settings.model
         self._lock = threading.Lock()
         self._local: LocalModel | None = None
+        self._closed = False
         self._remote: RemoteModel | None = None
 
     # --- the model -----------------------------------------------------------------------------------------------
@@ -85,6 +86,8 @@ class Answering:
         from engine.answering.local import LocalModel
 
         with self._lock:
+            if self._closed:
+                raise Unavailable("the store is being closed: ask again in a moment")
             if self._local is None:
                 self._local = LocalModel(self._parts, self._gathering, self._announce)
             return self._local
@@ -127,7 +130,6 @@ class Answering:
         if is_remote(chosen):
             from engine.answering.remote_reply import remote_reply
 
-            self._source = chosen
             return remote_reply(self._remote_model(chosen), self._gathering, request, caller, started)
         local = self._local_model()
         local.info(chosen)  # loaded here, so that what is wrong with it is told before the first event
@@ -192,6 +194,6 @@ class Answering:
     def close(self) -> None:
         """End what runs and write what is to be kept."""
         with self._lock:
-            local, self._local = self._local, None
+            local, self._local, self._closed = self._local, None, True
         if local is not None:
             local.close()

@@ -10,7 +10,8 @@ import logging
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TypeVar
 
 from cubes import Memory
 from engine.answering.gathering import Gathering
@@ -18,7 +19,7 @@ from engine.answering.notes import note_of
 from engine.errors import MemosError, Unavailable
 from engine.lifecycle.states import is_expired
 from engine.model.loading import Loaded
-from engine.model.runner import Runner
+from engine.model.runner import Results, Runner
 from engine.model_operations import TierBuilt
 from engine.operations import Caller, Progress
 from engine.parts import Parts, readable_cubes, seen_in
@@ -29,7 +30,9 @@ from engine.vault import queries
 
 WANTED_KEPT = 4_096  # memories of which it is remembered that a chunk would have served
 WAITING = 256  # memories that wait for being built
+TOO_LONG = "it does not fit into the model's context beside the others"
 TIMES = 2  # a memory is wanted before its chunk is built
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -43,18 +46,20 @@ class Builder:
         self._waiting: queue.Queue[tuple[Runner, Memory] | None] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
+        self._lock = threading.Lock()
 
     # --- by itself -----------------------------------------------------------------------------------------------
 
     def want(self, runner: Runner, memories: Sequence[Memory], *, at_once: bool = False) -> None:
         """A reply would have used chunks of these. `at_once`: they were asked for as such."""
-        for memory in memories:
-            key = (memory.id, memory.version)
-            times = self._wanted[key] = self._wanted.pop(key, 0) + 1
-            if times == TIMES or (at_once and times == 1):
-                self._enqueue(runner, memory)
-        while len(self._wanted) > WANTED_KEPT:
-            self._wanted.popitem(last=False)
+        with self._lock:
+            for memory in memories:
+                key = (memory.id, memory.version)
+                times = self._wanted[key] = self._wanted.pop(key, 0) + 1
+                if times == TIMES or (at_once and times == 1):
+                    self._enqueue(runner, memory)
+            while len(self._wanted) > WANTED_KEPT:
+                self._wanted.popitem(last=False)
 
     def _enqueue(self, runner: Runner, memory: Memory) -> None:
         if self._thread is None:
@@ -115,7 +120,7 @@ class Builder:
         memories = self._live(cube, caller)
         total = len(memories) + 1
         progress(0, total, "building the pinned block")
-        prefix, size = self._prefix(runner, cube, pinned)
+        prefix, size = self._prefix(runner, cube, pinned, lambda: progress(0, total, "building the pinned block"))
         skipped: list[tuple[str, str]] = []
         chunks = 0
         refusal = runner.loaded.layout.chunk_refusal
@@ -124,12 +129,14 @@ class Builder:
             memories = []
         for start in range(0, len(memories), TOGETHER):
             progress(1 + start, total, "building chunks")
-            for built, kept in self._chunks(runner, memories[start : start + TOGETHER]):
-                if kept:
-                    chunks += 1
-                    size += sum(t.numel() * t.element_size() for layer in built.layers for t in layer)
-                else:
-                    skipped.append((built.note.id, "it was changed meanwhile, or there is no room for it"))
+            done, few = 1 + start, memories[start : start + TOGETHER]
+            made = self._chunks(runner, few, lambda done=done: progress(done, total, "building chunks"))  # type: ignore[misc]
+            kept = [built for built, stays in made if stays]
+            chunks += len(kept)
+            size += sum(t.numel() * t.element_size() for built in kept for layer in built.layers for t in layer)
+            reasons = {built.note.id: "it was changed meanwhile, or there is no room for it" for built, _ in made}
+            there = {built.note.id for built in kept}
+            skipped += [(m.id, reasons.get(m.id, TOO_LONG)) for m in few if m.id not in there]
         progress(total, total, "built")
         return TierBuilt(cube, prefix, chunks, size, tuple(skipped))
 
@@ -143,25 +150,29 @@ class Builder:
             if memory.governance.sensitivity in seen and not is_expired(memory, now) and not memory.descriptive.parts
         ]
 
-    def _prefix(self, runner: Runner, cube: str, pinned: Sequence[Memory]) -> tuple[int, int]:
+    def _prefix(self, runner: Runner, cube: str, pinned: Sequence[Memory], tell: Callable[[], None]) -> tuple[int, int]:
         """Tokens and bytes of the pinned block that was kept."""
         if not pinned:
             return 0, 0
         notes = [note_of(memory) for memory in pinned]
 
-        def job(loaded: Loaded) -> Generator[tuple[tuple[int, ...], object] | None, None, None]:
+        def job(loaded: Loaded) -> Generator[tuple[int, int] | None, None, None]:
             ids = pinned_block(loaded, notes)
             layers = yield from build_prefix(loaded, ids)
             sources = [(memory.id, memory.version) for memory in pinned]
             self._store.keep_prefix(loaded.info, Scope.cube(cube), cube, ids, layers, 0, sources)
-            yield ids, sum(t.numel() * t.element_size() for layer in layers for t in layer)
+            yield len(ids), sum(t.numel() * t.element_size() for layer in layers for t in layer)
 
-        found = [item for item in runner.stream(job) if item is not None]
-        ids, size = found[-1]
-        return len(ids), int(str(size))
+        found = [item for item in self._stepping(runner.stream(job), tell) if item is not None]
+        return found[-1]
 
-    def _chunks(self, runner: Runner, memories: Sequence[Memory]) -> list[tuple[BuiltChunk, bool]]:
-        """Build and keep chunks of a few memories: each with whether it was kept."""
+    def _chunks(
+        self, runner: Runner, memories: Sequence[Memory], tell: Callable[[], None] | None = None
+    ) -> list[tuple[BuiltChunk, bool]]:
+        """Build and keep chunks of a few memories: each with whether it was kept.
+
+        `tell` is called at each step, and may raise `Cancelled`; without it this waits for the model to be idle.
+        """
         notes = [note_of(memory) for memory in memories]
         cubes = {memory.id: memory.cube for memory in memories}
 
@@ -170,7 +181,7 @@ class Builder:
             yield built
 
         info, kept = runner.loaded.info, []
-        for built in runner.stream(job, background=True):
+        for built in self._stepping(runner.stream(job, background=tell is None), tell):
             for chunk in built or ():
                 id = self._store.keep_chunk(
                     info, cubes[chunk.note.id], chunk.note.id, chunk.note.version, chunk.ids, chunk.layers,
@@ -178,3 +189,11 @@ class Builder:
                 )  # fmt: skip
                 kept.append((chunk, id is not None))
         return kept
+
+    def _stepping(self, results: Results[T], tell: Callable[[], None] | None) -> Iterator[T]:
+        """What a job yields; it is given up when `tell` raises."""
+        with results:
+            for result in results:
+                if tell is not None:
+                    tell()
+                yield result

@@ -17,6 +17,7 @@ from engine.text.words import stems
 PASS_TOKENS = 24  # what one more forward pass costs, as prefilled tokens
 CHUNK_TOKENS = 4  # what loading and rotating one chunk costs, as prefilled tokens
 WORTH_TOKENS = 32  # a memory of fewer is not worth a chunk by itself
+NO_ADAPTER = "no adapter of the model holds these memories: they were read as text"
 SHARED = 0.5  # of the content words of the shorter of two memories: from there on they may be about the same thing
 
 
@@ -74,7 +75,7 @@ def choose(
     """
     text = Choice({candidate.id: Form.TEXT for candidate in candidates})
     if not candidates or Tier.KV not in tiers:
-        return text
+        return text if not candidates or Tier.TEXT in tiers else Choice(text.forms, (NO_ADAPTER,))
     if refusal is not None:
         return Choice(text.forms, (refusal,))
     if entangled(candidates, pinned):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cubes import MemCube, Memory, Relation, Sensitivity
 from engine.governance.access import clearance
-from engine.lifecycle.states import is_expired
+from engine.lifecycle.states import LIVE, is_expired
 from engine.model_operations import Chat, MemoryUse
 from engine.operations import MAX_QUERY_CHARS, MAX_RECALL_TOKENS, MIN_RECALL_TOKENS, Caller, Recall
 from engine.parts import Parts, readable_cubes
@@ -70,6 +70,30 @@ class Gathering:
             tuple(remarks),
             next(iter(owners)) if len(owners) == 1 else None,
         )
+
+    def still(self, gathered: Gathered, caller: Caller) -> Gathered:
+        """What of it still holds and is still the caller's to see: time may pass before a reply has its turn."""
+        memories = [*gathered.pinned, *(memory for memory, _ in gathered.recalled)]
+        cubes = {cube.name: clearance(caller.principal, cube) for cube in readable_cubes(self._parts, None, caller)}
+        now = self._parts.clock.now()
+        with self._parts.vault.reading() as connection:
+            records = queries.records(connection, [memory.id for memory in memories])
+
+        def holds(memory: Memory) -> bool:
+            record = records.get(memory.id)
+            if record is None or record.memory.version != memory.version or record.memory.cube != memory.cube:
+                return False
+            present = record.memory
+            seen = cubes.get(present.cube, frozenset())
+            return present.state in LIVE and not is_expired(present, now) and present.governance.sensitivity in seen
+
+        pinned = tuple(memory for memory in gathered.pinned if holds(memory))
+        recalled = tuple(item for item in gathered.recalled if holds(item[0]))
+        gone = len(memories) - len(pinned) - len(recalled)
+        if not gone:
+            return gathered
+        remark = f"{gone} memories changed before the reply began and were left out"
+        return replace(gathered, pinned=pinned, recalled=recalled, remarks=(*gathered.remarks, remark))
 
     def _query(self, request: Chat, use: MemoryUse, max_tokens: int) -> Recall:
         bound = min(max(max_tokens, MIN_RECALL_TOKENS), MAX_RECALL_TOKENS)

@@ -45,6 +45,7 @@ from engine.tiers.kv.found import Chunk
 from engine.tiers.kv.prefixes import BLOCK_TOKENS
 from engine.tiers.kv.store import KvStore
 from engine.vault import Change, Transaction, queries
+from engine.vault.artifacts import CONVERSATION
 
 CONTEXT_SHARE = 4  # recalled memories take at most one in so many tokens of the context
 MOST_RECALLED_TOKENS = 8_000
@@ -56,7 +57,8 @@ class LocalModel:
     """The model host and the KV store of one memory store."""
 
     def __init__(self, parts: Parts, gathering: Gathering, announce: Callable[[str], None]) -> None:
-        self._parts, self._gathering = parts, gathering
+        self._parts, self.gathering = parts, gathering
+        self.erasures = 0
         self.settings = parts.vault.settings
         self.host = ModelHost(self.settings, announce)
         self.store = KvStore(parts.vault, self.settings, parts.clock, parts.ids)
@@ -86,7 +88,7 @@ class LocalModel:
         runner = self.host.runner(source)
         info = runner.loaded.info
         budget = min(MOST_RECALLED_TOKENS, info.context_tokens // CONTEXT_SHARE)
-        gathered = self._gathering.gather(request, caller, budget)
+        gathered = self.gathering.gather(request, caller, budget)
         chunks = self._chunks(info, request.memory, gathered)
         reply = _Reply(self, request, caller, gathered, chunks, started)
         with self.host.in_use(), runner.stream(reply.steps) as results:
@@ -135,13 +137,17 @@ class LocalModel:
         return all(id in places and places[id][0] == cube.name and places[id][1] in seen for id in ids)
 
     def drop(self, cube: str | None, caller: Caller) -> int:
-        """Drop what is kept."""
-        return self.store.drop(caller, cube)
+        """Drop what is kept; with a cube's also what is kept of conversations, which begin with its pinned block."""
+        dropped = self.store.drop(caller, cube)
+        if cube is not None:
+            self.store.drop(caller, CONVERSATION)
+        return dropped
 
     # --- life ----------------------------------------------------------------------------------------------------
 
     def committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
         """See `engine.answering.answering`."""
+        self.erasures += transaction.erasing  # before what is kept of conversations goes
         self.store.committed(changes, transaction)
 
     def sweep(self) -> None:
@@ -176,6 +182,8 @@ class _Reply:
     def steps(self, loaded: Loaded) -> Iterator[ChatEvent | None]:
         """The events; None where another reply may have its turn."""
         local, request = self._local, self._request
+        erasures = local.erasures
+        self._gathered = local.gathering.still(self._gathered, self._caller)
         pinned = [note_of(memory) for memory in self._gathered.pinned]
         recalled = [note_of(*item) for item in self._gathered.recalled]
         prompt = lay_out(loaded, request.turns, pinned, recalled, request.sampling.max_tokens)
@@ -213,7 +221,7 @@ class _Reply:
             remarks=(*report.remarks, *(local.store.remarks(self._cubes()) if kv else ())),
         )
         if kv:
-            self._keep(loaded, prompt, made)
+            self._keep(loaded, prompt, made, lambda: local.erasures == erasures)
         yield Finished("".join(said), reason, tokens, report, loaded.info)
 
     def _choose(self, loaded: Loaded, prompt: Prompt) -> Choice:
@@ -270,8 +278,11 @@ class _Reply:
 
         return replace(report, used=tuple(replace(item, form=form(item.id)) for item in report.used))
 
-    def _keep(self, loaded: Loaded, prompt: Prompt, made: Assembled) -> None:
-        """Keep the KV of what the next turn begins with again: the cube's pinned block, and one's own history."""
+    def _keep(self, loaded: Loaded, prompt: Prompt, made: Assembled, holds: Callable[[], bool]) -> None:
+        """Keep the KV of what the next turn begins with again: the cube's pinned block, and one's own history.
+
+        Nothing where something was erased since the reply began (`holds`): its conversation may have quoted it.
+        """
         local, info = self._local, loaded.info
         sources = [(memory.id, memory.version) for memory in self._gathered.pinned]
         kept: list[tuple[Scope, int]] = [(Scope.talk(self._caller.principal.name), prompt.stable_tokens)]
@@ -284,4 +295,4 @@ class _Reply:
             start = found.tokens if found is not None else 0
             if end - start >= BLOCK_TOKENS:
                 layers = made.cache.taken(start, end)
-                local.store.keep_prefix(info, scope, scope.cube_name, ids, layers, start, sources)
+                local.store.keep_prefix(info, scope, scope.cube_name, ids, layers, start, sources, holds=holds)

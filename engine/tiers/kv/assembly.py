@@ -14,7 +14,7 @@ import torch
 
 from engine.model.caches import OwnCache
 from engine.model.loading import Loaded
-from engine.model.prompts import Prompt
+from engine.model.prompts import Piece, Prompt
 from engine.tiers.kv.encoding import PIECE_TOKENS, prefill
 from engine.tiers.kv.entries import Scope
 from engine.tiers.kv.found import Chunk
@@ -54,7 +54,8 @@ def assemble(
     ids = prompt.ids
     if loaded.layout.refusal is not None:
         return Assembled(OwnCache(loaded.model.config))
-    cache = WorkingCache(loaded.model.config, len(ids) + new_tokens + SPARE_TOKENS)
+    room = len(ids) + min(new_tokens, max(0, loaded.info.context_tokens - len(ids)) or new_tokens)
+    cache = WorkingCache(loaded.model.config, room + SPARE_TOKENS)
     made = Assembled(cache)
     places = [
         (start, end, piece)
@@ -67,23 +68,30 @@ def assemble(
         if found is not None:
             made.prefix_tokens = made.reused_tokens = store.fill(found, cache)
             yield None
-    if not places:
-        return made
-    for start in range(cache.tokens, exact_end, PIECE_TOKENS):
-        prefill(loaded, ids[start : min(exact_end, start + PIECE_TOKENS)], cache)
+    while parts := _alive(places, chunks):
+        start = parts[0][0]
+        if cache.tokens == start:
+            yield from composed(loaded, cache, ids, parts, share)
+            break
+        prefill(loaded, ids[cache.tokens : min(start, cache.tokens + PIECE_TOKENS)], cache)
         yield None
-    yield from composed(
-        loaded, cache, ids, [(start, chunks[piece.note.id]) for start, _, piece in places if piece.note], share
-    )
-    chosen = sum(len(choose(share, [(start, end)])) for start, end, _ in places)
-    made.recomputed_tokens = chosen
-    made.reused_tokens += sum(end - start for start, end, _ in places) - chosen
-    made.chunks = frozenset(piece.note.id for _, _, piece in places if piece.note is not None)
+    used = {start for start, _ in parts}
+    spans = [(start, end, piece.note.id) for start, end, piece in places if start in used and piece.note is not None]
+    made.recomputed_tokens = sum(len(choose(share, [(start, end)])) for start, end, _ in spans)
+    made.reused_tokens += sum(end - start for start, end, _ in spans) - made.recomputed_tokens
+    made.chunks = frozenset(id for *_, id in spans)
     return made
 
 
+def _alive(places: Sequence[tuple[int, int, Piece]], chunks: Mapping[str, Chunk]) -> list[tuple[int, Part]]:
+    """The chunks that are still to be used, and where they begin: what was dropped meanwhile is read as text."""
+    found = [(start, chunks[piece.note.id]) for start, _, piece in places if piece.note is not None]
+    loaded = [(start, chunk.load(), chunk.start) for start, chunk in found]
+    return [(start, Part(layers, first)) for start, layers, first in loaded if layers is not None]
+
+
 def composed(
-    loaded: Loaded, cache: WorkingCache, ids: Sequence[int], chunks: Sequence[tuple[int, Chunk | Part]], share: float
+    loaded: Loaded, cache: WorkingCache, ids: Sequence[int], chunks: Sequence[tuple[int, Part]], share: float
 ) -> Generator[None, None, None]:
     """Put chunks into the cache where they are to begin, and compute what stands between them and a share of each anew.
 

@@ -70,6 +70,8 @@ def build_chunks(loaded: Loaded, notes: Sequence[Note], share: float) -> Generat
     """
     prompt = lay_out(loaded, [ChatTurn("user", ASKED)], [], notes, MAX_NEW_TOKENS)
     places = [(start, end, piece.note) for start, end, piece in prompt.spans() if piece.note is not None]
+    if not places:  # the model's context holds not even one
+        return []
     lead = next(piece.ids for piece in prompt.pieces if piece.kind == "lead")
     anchor = yield from build_prefix(loaded, lead)
     parts: list[tuple[int, Part]] = []

@@ -112,12 +112,15 @@ class KvStore:
         start: int,
         sources: Iterable[tuple[str, int]],
         divergence: float | None = None,
+        *,
+        holds: Callable[[], bool] = lambda: True,
     ) -> str | None:
         """Keep the KV of a prompt's tokens from `start` on, as far as whole blocks go and none is kept yet.
 
         `ids` are all tokens from the first one on; `layers` hold those from `start` on, and are the store's from now
         on. `sources` are all memories that stand anywhere in `ids`. Returns the id of what holds the end of it; None:
-        nothing is kept, because a source has another version by now, or there is no room.
+        nothing is kept, because a source has another version by now, there is no room, or it `holds` no more when it is
+        taken in.
         """
         if scope.cube_name != cube:
             raise Invalid(f"a prefix of {scope} is none of cube {cube!r}")
@@ -133,7 +136,7 @@ class KvStore:
         kept = owned(layers, fresh - start, end - start)
         entry = self._prefix_entry(info, scope, chain, ids, fresh, end, tuple(dict.fromkeys(sources)))
         entry.divergence = divergence
-        if self._admit(entry, kept) is None:
+        if self._admit(entry, kept, holds) is None:
             return None
         if len(chain_before(known, Span(entry, fresh, end))) > MAX_SEGMENTS:
             self._saver.merge(lambda: self._to_merge(info, scope, chain, ids, entry))
@@ -246,13 +249,15 @@ class KvStore:
 
     # --- keeping -----------------------------------------------------------------------------------------------
 
-    def _admit(self, entry: Entry, layers: Layers, *, wait: bool = False) -> str | None:
+    def _admit(
+        self, entry: Entry, layers: Layers, holds: Callable[[], bool] = lambda: True, *, wait: bool = False
+    ) -> str | None:
         """Take an entry in, if it is still of what the vault holds, and have it written."""
         held, size = self._held, bytes_of(layers)
         with held.changed:
             if wait:
                 held.changed.wait_for(lambda: self._closed or self._saver.has_room(size))
-            if self._closed or not self._saver.has_room(size):
+            if self._closed or not self._saver.has_room(size) or not holds():
                 return None
             # Known before the vault is asked: a change that comes after the answer finds it and kills it.
             entry.waiting = True

@@ -16,7 +16,7 @@ from engine.memos import MemOS
 from engine.model_operations import Chat, ChatTurn, Finished, Form, MemoryUse, Recalling, Said, Sampling, Tier
 from engine.operations import Caller, Forget, Mode, Principal, Remember
 from engine.settings import Settings
-from tests.conftest import HandClock
+from tests.conftest import HandClock, until
 from tests.engine.stores import ME, opened
 
 GREEDY = Sampling(max_tokens=6, temperature=0)
@@ -120,9 +120,7 @@ def test_each_turn_of_a_long_conversation_reads_what_is_new(talking: MemOS, cloc
         said.append(done.text or "unknown")
         fresh.append(done.report.prompt_tokens - done.report.reused_tokens)
     assert done.report.prompt_tokens > 400
-    assert (
-        max(fresh[1:]) <= 80
-    )  # a question, a reply, an unfinished block: no more at the end
+    assert max(fresh[1:]) <= 80  # a question, a reply, an unfinished block: no more at the end
     assert done.report.left_out_turns == 0
 
 
@@ -221,6 +219,9 @@ def test_closing_a_reply_ends_it(talking: MemOS, clock: HandClock):
     events = talking.chat(chat("hello", sampling=replace(GREEDY, max_tokens=2_000, temperature=1.0, seed=1)), ME)
     next(events)
     events.close()  # type: ignore[attr-defined]
+    local = talking._answering._local
+    assert local is not None
+    until(lambda: not local.host.runner().busy, "the reply has ended long before its 2,000 tokens")
     assert reply(talking, chat("what is the city of alice ?")).text.strip() == "paris"
 
 
@@ -256,6 +257,66 @@ def test_many_conversations_at_once_keep_to_their_own_memory(talking: MemOS, clo
     assert len(found) == 8
     for name, other, text in found:
         assert text == (wanted[other] if name == other else "unknown"), (name, other)
+
+
+def erase(memos: MemOS, id: str) -> None:
+    confirm = memos.forget(Forget(ids=(id,), mode=Mode.ERASE), ME).confirm
+    if confirm:
+        memos.forget(Forget(confirm=confirm, mode=Mode.ERASE), ME)
+
+
+def test_a_reply_that_waits_for_its_turn_gets_nothing_that_was_erased_meanwhile(talking: MemOS, clock: HandClock):
+    old = told(talking, clock, FACTS["alice"])
+    reply(talking, chat("hello"))
+    local = talking._answering._local
+    assert local is not None
+    runner, go_on = local.host.runner(), threading.Event()
+    blocking = runner.stream(lambda loaded: iter([go_on.wait()]))
+    found: list[Finished] = []
+    asking = threading.Thread(target=lambda: found.append(reply(talking, chat("what is the city of alice ?"))))
+    asking.start()
+    until(lambda: len(runner._foreground) > 0, "the reply waits behind another")
+    erase(talking, old)
+    go_on.set()
+    asking.join()
+    list(blocking)
+    assert found[0].text.strip() == "unknown"
+    assert found[0].report.used == ()
+    assert any("left out" in remark for remark in found[0].report.remarks)
+
+
+def test_a_reply_under_way_during_an_erasure_leaves_nothing_of_its_conversation(talking: MemOS, clock: HandClock):
+    old = told(talking, clock, FACTS["alice"], pinned=True)
+    for text in list(FACTS.values())[1:]:
+        told(talking, clock, text, pinned=True)
+    events = talking.chat(chat("what is the city of alice ?"), ME)
+    next(events)
+    erase(talking, old)
+    list(events)
+    kept(talking)
+    local = talking._answering._local
+    assert local is not None
+    assert local.store.totals().caches == 0
+
+
+def test_chunks_that_are_dropped_while_a_reply_begins_are_read_as_text(with_model: Settings, clock: HandClock):
+    with opened(replace(with_model, kv_bound=10.0), clock) as memos:
+        for text in FACTS.values():
+            told(memos, clock, text)
+        memos.build_tier("default", ME)
+        kept(memos)
+        events = memos.chat(chat("what is the pet of bob ?", memory=MemoryUse(tiers=(Tier.KV,))), ME)
+        assert isinstance(next(events), Recalling)
+        memos.drop_tier("default", ME)
+        last = list(events)[-1]
+        assert isinstance(last, Finished)
+        assert last.text.strip() == "cat"
+
+
+def test_a_server_that_is_not_there_is_the_trouble_of_who_named_it(talking: MemOS):
+    with pytest.raises(Unavailable):
+        list(talking.chat(replace(chat("hello", memory=None), model="http://127.0.0.1:9/v1"), ME))
+    assert reply(talking, chat("hello", memory=None)).model.remote is False
 
 
 def test_without_a_model_a_chat_says_how_to_choose_one(memos: MemOS):
