@@ -537,12 +537,14 @@ class MemOS:
     def pack(self, request: Pack, caller: Caller, progress: Progress = silent) -> Packed:
         """Write a cube into one file. See `engine.dumper`."""
         self._recalling.write_uses()
+        self._answering.flush()
         return dumper.pack(self._parts, request, caller, progress)
 
     def install(self, request: Install, caller: Caller, progress: Progress = silent) -> Installed:
         """Make a bundle a cube of this store, or bring a cube up to it. See `engine.loader`."""
         with publishing.bundle_of(self._parts, request.source, caller, progress) as (path, shown):
-            installed = loader.install(self._parts, path, replace(request, source=shown), caller, progress)
+            asked = replace(request, source=shown)
+            installed = loader.install(self._parts, path, asked, caller, progress, model=self._answering.fingerprint)
         self._work.set()  # its index is made, and vectors that it lacks
         return installed
 
@@ -552,7 +554,7 @@ class MemOS:
 
     def artifacts(self, cube: str, caller: Caller) -> tuple[Artifact, ...]:
         """What was derived from memories of a cube. See `engine.loader`."""
-        return loader.listed(self._parts, cube, caller)
+        return loader.listed(self._parts, cube, caller, self._answering.fingerprint)
 
     # --- events and background ---------------------------------------------------------------------------------
 
@@ -563,8 +565,8 @@ class MemOS:
         return lambda: self._listeners.pop(token, None) and None
 
     def _committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
+        self._answering.committed(changes, transaction)  # first: whatever else fails, nothing outdated is used
         self._parts.indexes.apply(changes, transaction)
-        self._answering.committed(changes, transaction)
         for event in self._events.of(changes, transaction):
             for listener in list(self._listeners.values()):
                 listener(event)

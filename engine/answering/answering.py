@@ -174,6 +174,20 @@ class Answering:
         require(caller.principal, found, Action.WRITE)
         return self._source
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the local model, once it was loaded; else empty."""
+        with self._lock:
+            local = self._local
+        return local.known.fingerprint if local is not None and local.known is not None else ""
+
+    def flush(self) -> None:
+        """Wait until what replies left is stored."""
+        with self._lock:
+            local = self._local
+        if local is not None:
+            local.store.flush()
+
     # --- life ----------------------------------------------------------------------------------------------------
 
     def committed(self, changes: Sequence[Change], transaction: Transaction) -> None:

@@ -49,9 +49,9 @@ def pinned_end(prompt: Prompt) -> int:
     return max((end for _, end, piece in prompt.spans() if piece.pinned and piece.note is not None), default=0)
 
 
-def build_prefix(loaded: Loaded, ids: Sequence[int], before: Layers | None = None) -> Generator[None, None, Layers]:
-    """Encode the beginning of a prompt, or what stands behind `before`, a piece a step."""
-    steps = encoding(loaded, ids, before)
+def build_prefix(loaded: Loaded, ids: Sequence[int]) -> Generator[None, None, Layers]:
+    """Encode the beginning of a prompt, a piece a step."""
+    steps = encoding(loaded, ids)
     while True:
         try:
             next(steps)
@@ -61,10 +61,7 @@ def build_prefix(loaded: Loaded, ids: Sequence[int], before: Layers | None = Non
 
 
 def build_chunks(loaded: Loaded, notes: Sequence[Note], share: float) -> Generator[None, None, list[BuiltChunk]]:
-    """Build the chunks of at most `TOGETHER` notes, each encoded behind the lead of a block.
-
-    So that none begins a text: the first tokens of a text draw attention whatever they say. Once some tokens are
-    computed anew, chunks behind the lead were 3 to 25 times nearer to full prefill than chunks alone.
+    """Build the chunks of at most `TOGETHER` notes, each encoded alone.
 
     `share` of their tokens is recomputed where they are measured, as where they are used.
     """
@@ -72,12 +69,10 @@ def build_chunks(loaded: Loaded, notes: Sequence[Note], share: float) -> Generat
     places = [(start, end, piece.note) for start, end, piece in prompt.spans() if piece.note is not None]
     if not places:  # the model's context holds not even one
         return []
-    lead = next(piece.ids for piece in prompt.pieces if piece.kind == "lead")
-    anchor = yield from build_prefix(loaded, lead)
     parts: list[tuple[int, Part]] = []
     for start, end, _ in places:
-        layers = yield from build_prefix(loaded, prompt.ids[start:end], anchor)
-        parts.append((start, Part(layers, len(lead))))
+        layers = yield from build_prefix(loaded, prompt.ids[start:end])
+        parts.append((start, Part(layers)))
     first, last = places[0][0], places[-1][1]
     exact, other = (WorkingCache(loaded.model.config, last + ROOM_TOKENS) for _ in range(2))
     for start in range(0, last, PIECE_TOKENS):
