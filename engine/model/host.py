@@ -1,8 +1,8 @@
 """Holds the one model that is loaded: loads it when it is first needed, unloads it when nobody uses it.
 
 States: unloaded → loading → ready → unloaded, or failed with the reason, which the next request tries again. Another
-model is loaded only when the one that is there is idle. Every method may be called from any thread, and the state can
-be seen while a model is loading. It imports no torch until a model is asked for, and does not know what runs on it.
+model is loaded only when the one that is there is idle, and has all of its memory: there are never two. Every
+method may be called from any thread, and the state can be seen while a model is loading. It imports no torch until a model is asked for, and does not know what runs on it.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ class ModelHost:
 
     def __init__(self, settings: Settings, announce: Callable[[str], None]) -> None:
         self._settings, self._announce = settings, announce
+        self._unloading = threading.Lock()  # held, before `_changed`, until an unloaded model's memory is given back
         self._changed = threading.Condition()
         self._state = State()
-        self._failure: BaseException | None = None
+        self._failure: MemosError | None = None
         self._runner: Runner | None = None
         self._info: ModelInfo | None = None
         self._users = 0
@@ -105,11 +106,12 @@ class ModelHost:
 
     def unload_if_idle(self, now: float) -> bool:
         """Unload a model that nobody has used for as long as the settings say; `now` as of `time.monotonic`."""
-        with self._changed:
-            if self._at_work() or now - self._last_used < self._settings.model_idle_s:
-                return False
-            runner = self._taken()
-        return self._ended(runner)
+        with self._unloading:
+            with self._changed:
+                if self._at_work() or now - self._last_used < self._settings.model_idle_s:
+                    return False
+                runner = self._taken()
+            return self._ended(runner)
 
     def unload(self) -> bool:
         """Unload the model now, unless it is at work; whether there was one.
@@ -117,18 +119,21 @@ class ModelHost:
         Raises:
             Busy: it is at work.
         """
-        with self._changed:
-            self._refuse_at_work("unload it")
-            runner = self._taken()
-        return self._ended(runner)
+        with self._unloading:
+            with self._changed:
+                self._refuse_at_work("unload it")
+                runner = self._taken()
+            return self._ended(runner)
 
     def close(self) -> None:
         """End what runs, and load nothing any more."""
         with self._changed:
             self._closed = True
-            runner = self._taken()
             self._changed.notify_all()
-        self._ended(runner)
+        with self._unloading:
+            with self._changed:
+                runner = self._taken()
+            self._ended(runner)
 
     # --- loading -------------------------------------------------------------------------------------------------
 
@@ -153,12 +158,10 @@ class ModelHost:
         return None
 
     def _loaded(self, source: str) -> Runner:
-        """Load the model that was claimed. The one that is there stays until the files of the other one are."""
+        """Load the model that was claimed. The one that is there serves until the files of the other one are there."""
         try:
             located(source, self._settings, self._announce)
-            with self._changed:
-                before = self._taken()
-            self._ended(before)
+            self._make_room(source)
             runner = self._made(source)
         except BaseException as error:
             self._failed(source, error)
@@ -174,6 +177,21 @@ class ModelHost:
             raise _closing()
         return runner
 
+    def _make_room(self, source: str) -> None:
+        """Unload the model that is there; also wait for one that is being unloaded: there are never two in memory.
+
+        Raises:
+            Busy: it is at work, and stays.
+        """
+        with self._unloading:
+            with self._changed:
+                if self._closed:
+                    raise _closing()
+                if self._runner is not None:
+                    self._refuse_at_work(f"ask for {source}")
+                runner = self._taken()
+            self._ended(runner)
+
     def _made(self, source: str) -> Runner:
         from engine.model.loading import load  # loads torch
         from engine.model.runner import Runner
@@ -181,12 +199,13 @@ class ModelHost:
         return Runner(load(source, self._settings, self._announce))
 
     def _failed(self, source: str, error: BaseException) -> None:
-        failure = error if isinstance(error, MemosError) else Unavailable(f"{source} was not loaded: {error!r}")
+        known = error if isinstance(error, MemosError) else Unavailable(f"{source} was not loaded: {error!r}")
+        failure = type(known)(str(known))  # without the frames of `error`, which may hold a model
         log.warning("the model %s was not loaded: %s", source, failure)
         with self._changed:
             self._failure = failure
             if self._runner is not None:
-                self._state = State(Stage.READY, self._runner.loaded.info.source)
+                self._state = State(Stage.READY, self._there())
             else:
                 self._state = State(Stage.FAILED, source, str(failure))
             self._changed.notify_all()
@@ -196,9 +215,13 @@ class ModelHost:
     def _at_work(self) -> bool:
         return self._users > 0 or (self._runner is not None and self._runner.busy)
 
+    def _there(self) -> str | None:
+        """The source of the model that is there, if one is."""
+        return self._info.source if self._runner is not None and self._info is not None else None
+
     def _refuse_at_work(self, what: str) -> None:
         if self._at_work():
-            raise Busy(f"the model {self._state.source} is at work: {what} when it is idle")
+            raise Busy(f"the model {self._there()} is at work: {what} when it is idle")
 
     def _taken(self) -> Runner | None:
         """The runner, which is nobody's any more."""
@@ -208,15 +231,14 @@ class ModelHost:
         return runner
 
     def _ended(self, runner: Runner | None) -> bool:
-        """Close a runner and give back what its model took."""
+        """Close a runner, which lets go of its model whoever still holds the runner; give back what the model took."""
         if runner is None:
             return False
-        log.info("unloading %s", runner.loaded.info.source)
+        info = runner.loaded.info
+        log.info("unloading %s", info.source)
         runner.close()
-        device = runner.loaded.info.device
-        del runner
         gc.collect()
-        if device.startswith("cuda"):
+        if info.device.startswith("cuda"):
             import torch
 
             torch.cuda.empty_cache()

@@ -114,13 +114,25 @@ class Runner:
     """Runs jobs with a loaded model, on one thread. Every method may be called from any thread."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self.loaded = loaded
+        self._loaded: Loaded | None = loaded
         self._changed = threading.Condition()
         self._foreground: deque[_Job[Any]] = deque()
         self._background: deque[_Job[Any]] = deque()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model. Who holds a closed runner does not hold its model.
+
+        Raises:
+            Unavailable: the model was unloaded.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            raise _unloaded()
+        return loaded
 
     def stream(self, job: Callable[[Loaded], Iterator[T]], *, background: bool = False) -> Results[T]:
         """Begin a job, and give what it yields as it comes.
@@ -156,7 +168,7 @@ class Runner:
             return any(not job.cancelled for job in (*self._foreground, *self._background))
 
     def close(self) -> None:
-        """End all jobs after the step that is being done: their callers get Unavailable."""
+        """End all jobs after the step that is being done, and let go of the model: their callers get Unavailable."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -166,7 +178,7 @@ class Runner:
     def _run(self) -> None:
         with torch.inference_mode():
             while job := self._next():
-                if job.step(self.loaded):
+                if job.step(self.loaded):  # it is let go of below, by this thread alone
                     continue
                 with self._changed:
                     (self._foreground if job in self._foreground else self._background).remove(job)
@@ -176,6 +188,7 @@ class Runner:
             self._background.clear()
         for job in left:
             job.end(_unloaded())
+        self._loaded = None
 
     def _next(self) -> _Job[Any] | None:
         """The job whose turn it is; it goes to the end of its row. None: the model is unloaded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -135,6 +136,20 @@ def test_another_model_takes_its_place_only_when_it_is_idle(hosts: Hosts, first:
     assert host.runner(first) is not runner
 
 
+def test_there_are_never_two_models_in_memory_whoever_still_holds_the_runner(
+    hosts: Hosts, first: str, second: str
+) -> None:
+    there: list[bool] = []
+    host = hosts(lambda _: there.append(model() is not None))  # the second one is announced before its weights are read
+    runner = host.runner()
+    model = weakref.ref(runner.loaded.model)
+    host.runner(second)
+    assert there == [False]
+    with pytest.raises(Unavailable, match="unloaded"):
+        runner.loaded  # noqa: B018 - it raises
+    assert runner is not host.runner(first)
+
+
 def test_a_model_that_is_not_there_leaves_the_loaded_one_alone(hosts: Hosts, first: str, tmp_path: Path) -> None:
     host = hosts()
     runner = host.runner()
@@ -177,13 +192,15 @@ def test_those_who_waited_for_a_load_that_failed_are_told_why(hosts: Hosts, tmp_
 def test_it_is_unloaded_when_nobody_used_it_for_long_enough_and_loaded_again(hosts: Hosts) -> None:
     host = hosts(model_idle_s=HOUR_S)
     runner, now = host.runner(), time.monotonic()
+    info, model = runner.loaded.info, weakref.ref(runner.loaded.model)
     assert not host.unload_if_idle(now + HOUR_S / 2)
     with host.in_use():
         assert not host.unload_if_idle(now + 2 * HOUR_S)
     assert host.unload_if_idle(now + 2 * HOUR_S)
+    assert model() is None  # although its runner is still held here
     assert not host.unload_if_idle(now + 3 * HOUR_S)
     assert host.state.stage is Stage.UNLOADED
-    assert host.info == runner.loaded.info  # what it was is still known
+    assert host.info == info  # what it was is still known
     with pytest.raises(Unavailable, match="unloaded"):
         runner.call(layers_of)
     assert host.runner().call(layers_of) == 3
