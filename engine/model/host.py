@@ -1,8 +1,9 @@
 """Holds the one model that is loaded: loads it when it is first needed, unloads it when nobody uses it.
 
 States: unloaded → loading → ready → unloaded, or failed with the reason, which the next request tries again. Another
-model is loaded only when the one that is there is idle, and has all of its memory: there are never two. Every
-method may be called from any thread, and the state can be seen while a model is loading. It imports no torch until a model is asked for, and does not know what runs on it.
+model is loaded only when the one that is there is idle, and has all of its memory: there are never two. Until its files
+are here, the one that is there goes on answering. Every method may be called from any thread, and the state can be seen
+while a model is loading. It imports no torch until a model is asked for, and does not know what runs on it.
 """
 
 from __future__ import annotations
@@ -140,7 +141,12 @@ class ModelHost:
     def _ready_or_claimed(self, source: str) -> Runner | None:
         """The runner of `source`; None: the caller is the one to load it, and the state says so."""
         waited = False
-        while self._state.stage is Stage.LOADING and not self._closed:
+        while not self._closed:
+            if self._runner is not None and self._there() == source:
+                self._last_used = time.monotonic()
+                return self._runner
+            if self._state.stage is not Stage.LOADING:
+                break
             if self._state.source != source:
                 raise Busy(f"the model {self._state.source} is being loaded: ask for {source} when it is there")
             self._changed.wait()
@@ -150,9 +156,6 @@ class ModelHost:
         if waited and self._failure is not None:
             raise type(self._failure)(str(self._failure))
         if self._runner is not None:
-            if self._state.source == source:
-                self._last_used = time.monotonic()
-                return self._runner
             self._refuse_at_work(f"ask for {source}")
         self._state, self._failure = State(Stage.LOADING, source), None
         return None

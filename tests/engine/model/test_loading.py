@@ -286,6 +286,54 @@ def test_a_name_is_downloaded_once_which_is_said_and_then_loaded_without_a_netwo
     assert lines[5:] == ["offline qwen2"]
 
 
+SWITCH = """
+import sys, threading
+from pathlib import Path
+from engine.errors import Busy
+from engine.model.host import ModelHost
+from engine.settings import Settings
+reached, go_on = threading.Event(), threading.Event()
+def announce(line):
+    reached.set()
+    assert go_on.wait(60)
+def ask():
+    try:
+        print(host.runner("someone/small").loaded.info.source)
+    except Busy as error:
+        print(error)
+host = ModelHost(Settings(data=Path(sys.argv[1]), model=sys.argv[2]), announce)
+runner = host.runner()
+asking = threading.Thread(target=ask)
+asking.start()
+assert reached.wait(60)
+print(host.state.stage, host.state.source)
+assert host.runner() is runner
+print(runner.call(lambda loaded: loaded.info.source) == sys.argv[2])
+try:
+    host.runner("someone/other")
+except Busy as error:
+    print(error)
+with host.in_use():
+    go_on.set()
+    asking.join()
+print(host.state.stage, host.state.source == sys.argv[2], host.runner() is runner)
+ask()
+host.close()
+"""
+
+
+def test_the_model_that_is_there_answers_until_the_files_of_another_are(hub: str, folder: Path, tmp_path: Path) -> None:
+    there = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf")}
+    assert _process(SWITCH, str(tmp_path / "data"), str(folder), **there).splitlines() == [
+        "loading someone/small",
+        "True",
+        "the model someone/small is being loaded: ask for someone/other when it is there",
+        f"the model {folder} is at work: ask for someone/small when it is idle",
+        "ready True True",
+        "someone/small",
+    ]
+
+
 WITHOUT = """
 import sys
 from importlib.abc import MetaPathFinder
