@@ -6,6 +6,7 @@ it loads no torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,7 @@ MAX_NEW_TOKENS = 32_768
 DEFAULT_NEW_TOKENS = 512
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+UNNAMED = "model"  # how a folder is shown whose path ends in no name
 
 
 class Tier(StrEnum):
@@ -37,6 +39,23 @@ class Form(StrEnum):
     CHUNK = "chunk"  # its own KV cache, re-rotated to where it stands, some of it recomputed
 
 
+def shown_source(source: str, *, owner: bool) -> str:
+    """A model's source as it is shown: that of a folder only to the owner as it was given, to others its last part.
+
+    What can be nothing but a path counts as a folder: `models/small` could be a Hugging Face name, and is shown whole.
+    """
+    can_be_a_name = not source.startswith(("/", ".", "~")) and source.count("/") <= 1 and "\\" not in source
+    if owner or can_be_a_name or "://" in source:
+        return source
+    parts = [part for part in re.split(r"[/\\]", source) if part.strip(".") and not part.startswith("~")]
+    return parts[-1] if parts else UNNAMED
+
+
+def is_called(source: str, name: str) -> bool:
+    """Whether a request for `name` means the model `source`. Anyone may use its whole source or its last part."""
+    return name in (source, shown_source(source, owner=False))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model, as it is shown to people. `kv_refusal` says why the KV tier does not serve it; None: it does."""
@@ -51,6 +70,11 @@ class ModelInfo:
     kv_bytes_per_token: int = 0
     kv_refusal: str | None = None
     remote: bool = False
+
+    @property
+    def name(self) -> str:
+        """How it is called in messages that anyone may read."""
+        return shown_source(self.source, owner=False)
 
 
 @dataclass(frozen=True, slots=True)

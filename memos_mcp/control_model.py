@@ -28,6 +28,7 @@ from engine.model_operations import (
     Said,
     Sampling,
     Tier,
+    is_called,
 )
 from engine.operations import RECALL_LIMIT, Caller
 from memos_mcp import render, render_model
@@ -100,14 +101,15 @@ class NewestArguments(Arguments):
 def chat(memos: MemOS, asked: Asked) -> object:
     """The events of a reply, one item each."""
     wanted = parse(ChatArguments, asked.params)
+    source = _source(memos, wanted, asked)
     sampling = {name: getattr(wanted, name) for name in ("max_tokens", "temperature")}
     request = Chat(
         turns=tuple(ChatTurn(turn.role, turn.content) for turn in wanted.turns),
         memory=_memory(memos, wanted, asked),
         sampling=Sampling(**{name: value for name, value in sampling.items() if value is not None}),
-        model=wanted.model,
+        model=source,
     )
-    _loaded(memos, wanted.model, asked)
+    _loaded(memos, source, asked)
     since = time.monotonic()
     # a generator: closed when the asker leaves in the middle, so that the model stops
     with closing(cast("Generator[ChatEvent]", memos.chat(request, asked.caller))) as events:
@@ -115,7 +117,7 @@ def chat(memos: MemOS, asked: Asked) -> object:
             if isinstance(event, Said) and not event.text:  # something was done, and there is nothing to say yet
                 asked.progress(round(time.monotonic() - since), None, "s, reading")
             else:
-                _tell(asked, render_model.event(event))
+                _tell(asked, render_model.event(event, owner=asked.caller.principal.owner))
     return {}
 
 
@@ -142,10 +144,19 @@ def _tell(asked: Asked, event: Mapping[str, Any]) -> None:
 def model(memos: MemOS, asked: Asked) -> object:
     """The model that is served, as far as it is known; null: none was named."""
     wanted = parse(ModelArguments, asked.params)
-    if wanted.load:
-        return render_model.model(_loaded(memos, wanted.model, asked))
-    known = memos.model(asked.caller, wanted.model)
-    return None if known is None else render_model.model(known)
+    source = _source(memos, wanted, asked)
+    known = _loaded(memos, source, asked) if wanted.load else memos.model(asked.caller, source)
+    return None if known is None else render_model.model(known, owner=asked.caller.principal.owner)
+
+
+def _source(memos: MemOS, wanted: OfModel, asked: Asked) -> str | None:
+    """The source of the model that a request names: one that is known may be called by either of its names."""
+    if wanted.model is None or "://" in wanted.model:
+        return wanted.model
+    known = memos.model(asked.caller)
+    if known is not None and is_called(known.source, wanted.model):
+        return known.source
+    return wanted.model
 
 
 def _loaded(memos: MemOS, source: str | None, asked: Asked) -> ModelInfo:
@@ -189,7 +200,7 @@ def tiers(memos: MemOS, asked: Asked) -> object:
 def build_tier(memos: MemOS, asked: Asked) -> object:
     wanted = parse(BuildArguments, asked.params)
     memos.cube(wanted.cube, asked.caller)  # one that is not there is told of before anything is loaded
-    info = _loaded(memos, wanted.model, asked)
+    info = _loaded(memos, _source(memos, wanted, asked), asked)
     if info.remote:
         raise Unavailable(f"{info.source} is a remote server with a cache of its own: only a local model has a KV tier")
     return render_model.tier_built(memos.build_tier(wanted.cube, asked.caller, asked.progress))

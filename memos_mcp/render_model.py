@@ -16,16 +16,17 @@ from engine.model_operations import (
     TierBuilt,
     TierRow,
     Used,
+    shown_source,
 )
 from memos_mcp.render import when
 
 MS_DIGITS = 1
 
 
-def model(info: ModelInfo) -> dict[str, Any]:
-    """A model, as it is shown to people."""
+def model(info: ModelInfo, *, owner: bool) -> dict[str, Any]:
+    """A model, as it is shown to the owner of the store, or to others."""
     return {
-        "source": info.source,
+        "source": shown_source(info.source, owner=owner),
         "family": info.family,
         "fingerprint": info.fingerprint,
         "device": info.device,
@@ -65,8 +66,8 @@ def report(made: MemoryReport) -> dict[str, Any]:
     }
 
 
-def event(happened: ChatEvent) -> dict[str, Any]:
-    """One event of a reply; `event` says which."""
+def event(happened: ChatEvent, *, owner: bool) -> dict[str, Any]:
+    """One event of a reply; `event` says which. `owner`: whether it is for the owner of the store."""
     if isinstance(happened, Said):
         return {"event": "said", "text": happened.text}
     if isinstance(happened, Recalling):
@@ -77,7 +78,7 @@ def event(happened: ChatEvent) -> dict[str, Any]:
         "reason": happened.reason,
         "completion_tokens": happened.completion_tokens,
         **report(happened.report),
-        "model": happened.model.source,
+        "model": shown_source(happened.model.source, owner=owner),
     }
 
 

@@ -97,7 +97,7 @@ def _bound(loaded: Loaded, given: int, wanted: int) -> int:
     if not given:
         raise Invalid("there is nothing to continue: give at least one token")
     if context > 0 and given >= context:
-        raise TooLarge(f"the prompt has {given} tokens, {loaded.info.source} takes fewer than {context}: shorten it")
+        raise TooLarge(f"the prompt has {given} tokens, {loaded.info.name} takes fewer than {context}: shorten it")
     return min(wanted, context - given) if context > 0 else wanted
 
 

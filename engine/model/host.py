@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from engine.errors import Busy, MemosError, Unavailable
 from engine.model.remote import is_remote
 from engine.model.sources import located, require_local
-from engine.model_operations import ModelInfo
+from engine.model_operations import ModelInfo, shown_source
 from engine.settings import Settings
 
 if TYPE_CHECKING:
@@ -148,7 +148,9 @@ class ModelHost:
             if self._state.stage is not Stage.LOADING:
                 break
             if self._state.source != source:
-                raise Busy(f"the model {self._state.source} is being loaded: ask for {source} when it is there")
+                raise Busy(
+                    f"the model {_name(self._state.source)} is being loaded: ask for {_name(source)} when it is there"
+                )
             self._changed.wait()
             waited = True
         if self._closed:
@@ -156,7 +158,7 @@ class ModelHost:
         if waited and self._failure is not None:
             raise type(self._failure)(str(self._failure))
         if self._runner is not None:
-            self._refuse_at_work(f"ask for {source}")
+            self._refuse_at_work(f"ask for {_name(source)}")
         self._state, self._failure = State(Stage.LOADING, source), None
         return None
 
@@ -191,7 +193,7 @@ class ModelHost:
                 if self._closed:
                     raise _closing()
                 if self._runner is not None:
-                    self._refuse_at_work(f"ask for {source}")
+                    self._refuse_at_work(f"ask for {_name(source)}")
                 runner = self._taken()
             self._ended(runner)
 
@@ -224,7 +226,7 @@ class ModelHost:
 
     def _refuse_at_work(self, what: str) -> None:
         if self._at_work():
-            raise Busy(f"the model {self._there()} is at work: {what} when it is idle")
+            raise Busy(f"the model {_name(self._there())} is at work: {what} when it is idle")
 
     def _taken(self) -> Runner | None:
         """The runner, which is nobody's any more."""
@@ -246,6 +248,11 @@ class ModelHost:
 
             torch.cuda.empty_cache()
         return True
+
+
+def _name(source: str | None) -> str:
+    """As anyone may read it."""
+    return shown_source(source or "", owner=False)
 
 
 def _closing() -> Unavailable:

@@ -164,7 +164,7 @@ class _Layout:
                 content = content.without_note()
             else:
                 raise TooLarge(
-                    f"the question and the system text have {prompt.tokens} tokens, and {self._loaded.info.source} "
+                    f"the question and the system text have {prompt.tokens} tokens, and {self._loaded.info.name} "
                     f"takes {self._room} beside its reply: shorten them, or start it with a longer context"
                 )
             prompt, costs = self._laid_out(content)

@@ -79,7 +79,7 @@ def framed(loaded: Loaded, roles: Sequence[str]) -> Frame:
     if moved:
         return moved[0]
     raise Unavailable(
-        f"the chat template of {loaded.info.source} does not take this conversation ({'; '.join(refusals)}): "
+        f"the chat template of {loaded.info.name} does not take this conversation ({'; '.join(refusals)}): "
         "choose another model, or correct its chat_template.jinja"
     )
 

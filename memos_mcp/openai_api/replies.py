@@ -30,7 +30,7 @@ class Head:
 
     id: str
     created: int
-    model: str  # as the client named it
+    model: str  # as the client named it, unless that is a folder's whole path and not the owner's
     fingerprint: str | None = None
 
     def object(self, kind: str, **more: Any) -> dict[str, Any]:

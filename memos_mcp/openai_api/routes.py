@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from engine.clock import Clock, SystemClock
 from engine.errors import MemosError, NotAllowed
-from engine.model_operations import ChatEvent, Finished, Said
+from engine.model_operations import ChatEvent, Finished, Said, is_called, shown_source
 from engine.operations import Caller, Principal
 from memos_mcp.connection import client_name
 from memos_mcp.openai_api import replies
@@ -120,14 +120,16 @@ class _Api:
     async def models(self, request: Request) -> Response:
         caller = _caller(request)
         served = await self._quickly(lambda: self._served(caller))
-        return JSONResponse(replies.listed([replies.model(id, self._since) for id in served]), headers=NO_STORE)
+        listed = [replies.model(_shown(source, caller), self._since) for source in served]
+        return JSONResponse(replies.listed(listed), headers=NO_STORE)
 
     async def one_model(self, request: Request) -> Response:
         caller, wanted = _caller(request), request.path_params["id"]
         served = await self._quickly(lambda: self._served(caller))
-        if wanted not in served:
-            raise _not_served(wanted, served)
-        return JSONResponse(replies.model(wanted, self._since), headers=NO_STORE)
+        for source in served:
+            if is_called(source, wanted):
+                return JSONResponse(replies.model(_shown(source, caller), self._since), headers=NO_STORE)
+        raise _not_served(wanted, served, caller)
 
     def _served(self, caller: Caller) -> list[str]:
         return [name for name in (self._chats_with(caller), self._embeds_with(caller)) if name is not None]
@@ -145,7 +147,7 @@ class _Api:
         caller, body = _caller(request), await body_of(request)
         asked = await self._quickly(lambda: self._chat_request(body, caller))
         running = self._running.begin(lambda stopped: self._memos.chat(replace(asked.chat, cancelled=stopped), caller))
-        head = Head(f"chatcmpl-{secrets.token_hex(14)}", self._now(), asked.model)
+        head = Head(f"chatcmpl-{secrets.token_hex(14)}", self._now(), _shown(asked.model, caller))
         if asked.stream:
             return await self._streamed(request, asked, head, caller, running)
         finished: list[Finished] = []
@@ -161,8 +163,8 @@ class _Api:
 
     def _chat_request(self, body: bytes, caller: Caller) -> ChatRequest:
         asked, served = chat_request(parsed(body)), self._chats_with(caller)
-        if served is not None and asked.model != served:
-            raise _not_served(asked.model, [served])
+        if served is not None and not is_called(served, asked.model):
+            raise _not_served(asked.model, [served], caller)
         return asked
 
     async def _streamed(
@@ -199,7 +201,7 @@ class _Api:
     def _embedded(self, asked: EmbeddingsRequest, caller: Caller) -> dict[str, object]:
         served = self._embeds_with(caller)
         if served is not None and asked.model != served:
-            raise _not_served(asked.model, [served])
+            raise _not_served(asked.model, [served], caller)
         vectors, name = self._memos.embed(asked.texts, caller)
         dimensions = len(vectors[0])
         if asked.dimensions not in (None, dimensions):
@@ -274,8 +276,12 @@ def _caller(request: Request) -> Caller:
     return Caller(principal=principal, client=client_name(request.headers.get("user-agent", "")))
 
 
-def _not_served(wanted: str, served: list[str]) -> Refused:
-    there = ", ".join(repr(name) for name in served) or "none: start `memos-mcp serve` with --model"
+def _shown(source: str, caller: Caller) -> str:
+    return shown_source(source, owner=caller.principal.owner)
+
+
+def _not_served(wanted: str, served: list[str], caller: Caller) -> Refused:
+    there = ", ".join(repr(_shown(source, caller)) for source in served) or "none: start `memos-mcp serve` with --model"
     return Refused(
         f"The model {shown(wanted)!r} is not served here: there is {there}",
         status=404,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import Field
 
 from engine.errors import Unavailable
-from engine.model_operations import Chat, ChatTurn, Finished, MemoryUse, Recalling, Said, Sampling
+from engine.model_operations import Chat, ChatTurn, Finished, MemoryUse, Recalling, Said, Sampling, shown_source
 from engine.operations import RECALL_LIMIT, Caller, Progress
 from engine.text.recalled import delimit, escape, remark
 from memos_mcp import render_model
@@ -76,7 +76,7 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
         "answer": finished.text.strip(),
         **render_model.report(finished.report),
         "completion_tokens": finished.completion_tokens,
-        "model": finished.model.source,
+        "model": shown_source(finished.model.source, owner=caller.principal.owner),
         "reason": finished.reason,
     }
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from mcp import Client
 
+from cubes import Action
 from engine.cube_operations import Govern
 from engine.errors import Cancelled, Invalid, Unavailable
 from engine.memos import MemOS
 from engine.model_operations import Form
-from engine.operations import Caller, Remember, silent
+from engine.operations import Caller, Principal, Remember, silent
 from engine.settings import NO_EMBEDDER, Settings
 from engine.text.recalled import blocks
 from memos_mcp.tools.ask import ASK
@@ -86,6 +87,14 @@ def test_the_same_question_has_the_same_answer_and_the_latest_statement_wins(mem
     answers = [ask(memos, "what is the pet of carol ?", cubes=["pets"]) for _ in range(2)]
     assert [answer["answer"] for answer in answers] == ["horse", "horse"]
     assert len(answers[0]["used"]) == 2
+
+
+def test_the_path_of_a_model_in_a_folder_is_told_to_the_owner_alone(memos: MemOS) -> None:
+    guest = Caller(Principal("guest", grants=(("default", (Action.READ,)),)))
+    told = ASK.run(memos, {"question": QUESTION}, guest, silent)
+    assert (told["answer"], told["model"]) == ("paris", LATEST_WINS.name)
+    assert str(LATEST_WINS.parent) not in ASK.text(told)
+    assert ask(memos)["model"] == str(LATEST_WINS)
 
 
 def test_without_a_memory_of_it_the_model_does_not_know_and_the_text_says_that_nothing_was_read(memos: MemOS) -> None:

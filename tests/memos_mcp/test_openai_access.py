@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import openai
 import pytest
@@ -94,6 +95,32 @@ def test_a_token_counts_on_this_machine_too(open_world: World) -> None:
     revoke_token(open_world.folder, "narrow")
     with pytest.raises(openai.AuthenticationError, match="revoked"):
         said(open_world, key, cube="default")
+
+
+# --- the model's name -----------------------------------------------------------------------------------------------
+
+
+def test_a_folders_path_is_shown_to_the_owner_alone_and_both_names_are_taken(
+    guarded: World, open_world: World, keys: dict[str, str]
+) -> None:
+    path, short = guarded.model, Path(guarded.model).name
+    bearer = {"Authorization": f"Bearer {keys['ann']}"}
+    for name in (path, short):
+        answers = [
+            guarded.web.send("GET", "/v1/models", **bearer),
+            guarded.web.send("GET", f"/v1/models/{quote(name, safe='')}", **bearer),
+            guarded.web.send("GET", "/v1/models/other", **bearer),
+            guarded.post("/chat/completions", {**guarded.asked(), "model": name}, **bearer),
+            guarded.post("/chat/completions", {**guarded.asked(), "model": name, "stream": True}, **bearer),
+            guarded.post("/chat/completions", {**guarded.asked(), "model": "other"}, **bearer),
+            guarded.post("/chat/completions", {**guarded.asked("paris " * 9_000), "model": name}, **bearer),
+        ]
+        assert [answer.status for answer in answers] == [200, 200, 404, 200, 200, 404, 400]
+        assert all(short in answer.text and str(Path(path).parent) not in answer.text for answer in answers)
+        client = open_world.client()
+        assert client.models.retrieve(name).id == path
+        assert client.chat.completions.create(**{**open_world.asked(), "model": name}).model == name
+    assert [model.id for model in open_world.client().models.list()] == [path]
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

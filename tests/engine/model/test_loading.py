@@ -328,7 +328,7 @@ def test_the_model_that_is_there_answers_until_the_files_of_another_are(hub: str
         "loading someone/small",
         "True",
         "the model someone/small is being loaded: ask for someone/other when it is there",
-        f"the model {folder} is at work: ask for someone/small when it is idle",
+        f"the model {folder.name} is at work: ask for someone/small when it is idle",
         "ready True True",
         "someone/small",
     ]
