@@ -141,7 +141,7 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
     """
     present = {name: value for name, value in body.items() if value is not None}
     for name, (neutral, why) in UNSUPPORTED.items():
-        if name in present and present.pop(name) not in neutral:
+        if name in present and not _is_one_of(present.pop(name), neutral):
             raise _unsupported(name, why)
     asked = _read(ChatArguments, {name: value for name, value in present.items() if name not in HARMLESS})
     if asked.stream_options is not None and not asked.stream:
@@ -203,6 +203,11 @@ def _read(model: type[ModelT], present: Mapping[str, Any]) -> ModelT:
 
 def _without_nulls(value: Any) -> Any:
     return {name: field for name, field in value.items() if field is not None} if isinstance(value, dict) else value
+
+
+def _is_one_of(value: object, neutral: Sequence[object]) -> bool:
+    """Whether it is one of these values, where true is not 1 and false not 0."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)
 
 
 def _unsupported(name: str, why: str) -> Refused:

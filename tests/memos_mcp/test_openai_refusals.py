@@ -77,6 +77,12 @@ def test_what_is_not_supported_is_refused_by_its_name(world: World, name: str) -
     assert f"'{name}'" in refusal.value.message
 
 
+@pytest.mark.parametrize(("name", "value"), [("n", True), ("logprobs", 0), ("top_logprobs", False)])
+def test_a_yes_or_no_is_not_taken_for_a_number_nor_a_number_for_it(world: World, name: str, value: object) -> None:
+    told = fault(world.post("/chat/completions", world.asked(**{name: value})))
+    assert (told["param"], told["code"]) == (name, "unsupported_parameter")
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown name": ({"min_p": 0.1}, "min_p"),
     "a temperature beyond the bounds": ({"temperature": 2.5}, "temperature"),
