@@ -60,7 +60,7 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
         sampling=Sampling(max_tokens=asked.max_tokens, temperature=0.0),
     )
     progress(0, None, "waiting for the model")
-    steps = 0
+    steps = pieces = 0
     # a generator: closed when the caller stops this in the middle, so that the model stops too
     with closing(cast("Generator[ChatEvent]", memos.chat(request, caller))) as events:
         finished = None
@@ -69,7 +69,8 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
                 finished = event
                 continue
             steps += 1
-            progress(steps, None, _doing(event, steps - 1))
+            pieces += isinstance(event, Said) and event.text != ""
+            progress(steps, None, _doing(event, pieces))  # at every step: here the caller may stop this
     if finished is None:
         raise Unavailable("the model ended without an answer: ask again")
     return {
@@ -84,7 +85,7 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
 def _doing(event: ChatEvent, pieces: int) -> str:
     if isinstance(event, Recalling):
         return f"reading {plural(len(event.report.used), 'memory')}"
-    return f"answering, {plural(pieces, 'piece')}" if isinstance(event, Said) else "answering"
+    return f"answering, {plural(pieces, 'piece')}" if pieces else "reading"
 
 
 def text(result: Result) -> str:

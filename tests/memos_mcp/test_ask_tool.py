@@ -20,12 +20,14 @@ from engine.operations import Caller, Principal, Remember, silent
 from engine.settings import NO_EMBEDDER, Settings
 from engine.text.recalled import blocks
 from memos_mcp.tools.ask import ASK
-from tests.conftest import until
+from tests.conftest import LONG_S, until
 from tests.memos_mcp.model_server import model_server
+from tests.memos_mcp.openai_world import endless
 from tests.memos_mcp.serving import ERAS, Era, connected_to, text_of
 from tests.models.fixtures import LATEST_WINS
 
 ME = Caller()
+WORDS = 30_000  # of each of two memories, which are prefilled for minutes
 QUESTION = "what is the city of alice ?"
 FIGURES = {"ttft_ms", "prompt_tokens", "reused_tokens", "recomputed_tokens", "completion_tokens"}
 
@@ -169,6 +171,33 @@ async def test_a_client_that_cancels_ends_the_answer(tmp_path: Path) -> None:
                 await begun.wait()
             tasks.cancel_scope.cancel()
         await anyio.to_thread.run_sync(lambda: until(server.left.is_set, "the model has been left"))
+
+
+@pytest.mark.anyio
+async def test_a_client_that_cancels_in_the_midst_of_a_long_prefill_ends_it(tmp_path: Path) -> None:
+    model = endless(LATEST_WINS, tmp_path / "endless")
+    settings = Settings(data=tmp_path / "data", embedder=NO_EMBEDDER, offline=True, model=str(model))
+    heard: list[str | None] = []
+    with MemOS.open(settings) as memos:
+        ids = tuple(remember(memos, f"{word} " * WORDS) for word in ("paris", "tokyo"))
+        memos.govern(Govern(ids=ids, pinned=True), ME)  # are read whole
+        async with connected_to(memos, ("local",)) as client, anyio.create_task_group() as tasks:
+            begun = anyio.Event()
+
+            async def on_progress(done: float, total: float | None, message: str | None) -> None:
+                heard.append(message)
+                if heard[-2:] == ["reading", "reading"]:
+                    begun.set()
+
+            tasks.start_soon(asking, client, {"question": "go on", "max_tokens": 4_000}, on_progress)
+            with anyio.fail_after(LONG_S):
+                await begun.wait()
+            local = memos._answering._local
+            assert local is not None
+            assert local.host.runner().busy
+            tasks.cancel_scope.cancel()
+        await anyio.to_thread.run_sync(lambda: until(lambda: not local.host.runner().busy, "the model is free"))
+    assert not any("answering" in str(message) for message in heard)
 
 
 async def asking(client: Client, arguments: dict[str, Any], on_progress: Any) -> None:
