@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -146,7 +145,7 @@ class _Api:
     async def chat(self, request: Request) -> Response:
         caller, body = _caller(request), await body_of(request)
         asked = await self._quickly(lambda: self._chat_request(body, caller))
-        running = self._running.begin(lambda stopped: self._memos.chat(replace(asked.chat, cancelled=stopped), caller))
+        running = self._running.begin(lambda: self._memos.chat(asked.chat, caller))
         head = Head(f"chatcmpl-{secrets.token_hex(14)}", self._now(), _shown(asked.model, caller))
         if asked.stream:
             return await self._streamed(request, asked, head, caller, running)

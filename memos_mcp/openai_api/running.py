@@ -36,8 +36,8 @@ class Replies:
         self._most, self._free = most, threading.BoundedSemaphore(most)
         self._running: WeakSet[Running[Any]] = WeakSet()
 
-    def begin(self, start: Callable[[Callable[[], bool]], Iterator[T]]) -> Running[T]:
-        """Run what `start` gives; it is told by what to know that the reply was stopped. To be called on the loop.
+    def begin(self, start: Callable[[], Iterator[T]]) -> Running[T]:
+        """Run what `start` gives. To be called on the loop.
 
         Raises:
             Busy: too many are running.
@@ -57,7 +57,7 @@ class Replies:
 class Running(Generic[T]):
     """One reply. Read it to its end, or stop it."""
 
-    def __init__(self, start: Callable[[Callable[[], bool]], Iterator[T]], ended: Callable[[], None]) -> None:
+    def __init__(self, start: Callable[[], Iterator[T]], ended: Callable[[], None]) -> None:
         self._start, self._ended = start, ended
         self._stopped = threading.Event()
         self._loop = asyncio.get_running_loop()
@@ -92,7 +92,7 @@ class Running(Generic[T]):
             self._put(_End(error))
 
     def _steps(self) -> None:
-        steps = self._start(self._stopped.is_set)
+        steps = self._start()
         try:
             for step in steps:
                 if self._stopped.is_set():

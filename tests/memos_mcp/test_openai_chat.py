@@ -20,6 +20,7 @@ from tests.memos_mcp.processes import until
 
 AT_ONCE = 8
 ENDLESS_TOKENS = 30_000  # a minute or more
+PREFILLED_FOR_MINUTES = 60_000  # words
 DRAWN: dict[str, Any] = {"temperature": 2, "seed": 1}  # many different words
 FOREVER: dict[str, Any] = {"max_tokens": ENDLESS_TOKENS, **DRAWN}
 
@@ -179,6 +180,14 @@ def test_a_stream_that_is_closed_ends_its_reply(talker: World) -> None:
 def test_a_client_that_does_not_wait_for_its_whole_reply_ends_it(talker: World) -> None:
     with pytest.raises(openai.APITimeoutError):
         talker.client().with_options(timeout=1).chat.completions.create(**talker.asked(max_tokens=ENDLESS_TOKENS))
+    no_reply_is_made()
+
+
+def test_a_client_that_leaves_in_the_midst_of_a_long_prefill_ends_it(talker: World) -> None:
+    with pytest.raises(openai.APITimeoutError):
+        talker.client().with_options(timeout=1).chat.completions.create(
+            **talker.asked("paris " * PREFILLED_FOR_MINUTES)
+        )
     no_reply_is_made()
 
 

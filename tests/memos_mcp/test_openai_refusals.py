@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,16 +220,16 @@ def test_a_reply_that_breaks_off_ends_its_stream_with_an_error(tmp_path: Path) -
 async def test_more_replies_than_can_be_made_are_told_to_come_again() -> None:
     replies, may_go_on = Replies(1), threading.Event()
 
-    def slow(stopped: Callable[[], bool]) -> Iterator[str]:
+    def slow() -> Iterator[str]:
         may_go_on.wait()
         yield "a"
 
     first = replies.begin(slow)
     with pytest.raises(Busy, match="ask again"):
-        replies.begin(lambda stopped: iter(["b"]))
+        replies.begin(lambda: iter(["b"]))
     may_go_on.set()
     assert [item async for item in first] == ["a"]
-    assert [item async for item in replies.begin(lambda stopped: iter(["c"]))] == ["c"]
+    assert [item async for item in replies.begin(lambda: iter(["c"]))] == ["c"]
 
 
 # --- bodies and addresses -------------------------------------------------------------------------------------------
