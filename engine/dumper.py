@@ -59,7 +59,7 @@ def pack(parts: Parts, request: Pack, caller: Caller, progress: Progress) -> Pac
             plan.header,
             _memories(parts, connection, plan, caller),
             embedder=plan.embedder,
-            artifacts=_artifacts(parts, connection, plan, request),
+            artifacts=_artifacts(parts, connection, plan, request, signed=signing is not None),
             redacted=plan.redacted,
             snapshots=plan.snapshots,
             signing_key=signing,
@@ -259,12 +259,19 @@ def _without_edges(
 # --- artifacts --------------------------------------------------------------------------------------------------------
 
 
-def _artifacts(parts: Parts, connection: Connection, plan: _Plan, request: Pack) -> Iterator[PackedArtifact]:
-    """Those that were derived from nothing that is left out; of a past moment there are none."""
+def _artifacts(
+    parts: Parts, connection: Connection, plan: _Plan, request: Pack, *, signed: bool
+) -> Iterator[PackedArtifact]:
+    """Those that were derived from nothing that is left out; of a past moment there are none.
+
+    Nobody signs what came with another's file and was not checked: whoever trusts the signature would trust that too.
+    """
     if request.snapshot is not None:
         return
     settings, sealer = parts.vault.settings, parts.vault.sealer
     for row in artifacts_of(connection, request.cube):
+        if signed and not row.vouched:
+            continue
         if plan.reading.everything or _all_packed(connection, plan, row):
             header = ArtifactHeader(
                 row.id,

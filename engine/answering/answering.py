@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from cubes import Action
 from engine.answering.checks import check
 from engine.answering.gathering import Gathering
-from engine.errors import Invalid, NotAllowed, Unavailable
+from engine.errors import Busy, Invalid, MemosError, NotAllowed, Unavailable
 from engine.governance.access import granted, require
 from engine.model.remote import is_remote
 from engine.model.sources import require_local
-from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow
+from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow, is_called, shown_source
 from engine.operations import Caller, Progress
 from engine.parts import Parts, readable_cubes
 from engine.recalling import Recalling
@@ -65,7 +65,7 @@ class Answering:
         if is_remote(chosen):
             return self._remote_model(chosen).info
         if load:
-            info = self._local_model().info(chosen)
+            info = self._loaded(self._local_model(), chosen, caller)
             self._source = chosen
             return info
         with self._lock:
@@ -73,13 +73,28 @@ class Answering:
         return local.known if local is not None else None
 
     def _chosen(self, source: str | None, caller: Caller) -> str | None:
-        if source is not None and source != self._source:
+        if source is not None and self._source is not None and is_called(self._source, source):
+            return self._source
+        if source is not None:
             if not granted(caller.principal, "*", Action.ADMIN):
-                raise NotAllowed(f"only the owner of the store chooses the model: this one serves {self._source!r}")
+                raise NotAllowed("only the owner of the store chooses the model: leave it out")
             if not source.strip():
                 raise Invalid("the model's name is empty: give a Hugging Face name, a folder or a URL")
             return source
         return self._source
+
+    def _loaded(self, local: LocalModel, source: str, caller: Caller) -> ModelInfo:
+        """The model, loaded. Why it cannot be says where it lies, which is for the owner."""
+        try:
+            return local.info(source)
+        except Busy:
+            raise
+        except MemosError as error:
+            if caller.principal.owner:
+                raise
+            log.error("the model %s cannot be loaded: %s", source, error)
+            name = shown_source(source, owner=False)
+            raise Unavailable(f"the model {name} cannot be loaded: the log of whoever serves it says why") from None
 
     def _local_model(self) -> LocalModel:
         require_local()
@@ -132,7 +147,7 @@ class Answering:
 
             return remote_reply(self._remote_model(chosen), self._gathering, request, caller, started)
         local = self._local_model()
-        local.info(chosen)  # loaded here, so that what is wrong with it is told before the first event
+        self._loaded(local, chosen, caller)  # here, so that what is wrong with it is told before the first event
         self._source = chosen
         return local.reply(chosen, request, caller, started)
 

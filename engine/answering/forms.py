@@ -80,13 +80,19 @@ def choose(
         return Choice(text.forms, (refusal,))
     if entangled(candidates, pinned):
         return Choice(text.forms, ("memories speak of the same thing: the exact form was taken",))
-    near = [c for c in candidates if c.has_chunk and c.divergence is not None and c.divergence <= bound]
-    far = [c for c in candidates if c.has_chunk and c not in near]
+    near, far, unknown = list[Candidate](), list[Candidate](), list[Candidate]()
+    for one in candidates:
+        if one.has_chunk:
+            (unknown if one.divergence is None else near if one.divergence <= bound else far).append(one)
     forced = Tier.TEXT not in tiers
-    lacking = tuple(c.id for c in candidates if not c.has_chunk and (forced or c.tokens >= WORTH_TOKENS))
+    there = {one.id for one in (*near, *far)}
+    lacking = tuple(c.id for c in candidates if c.id not in there and (forced or c.tokens >= WORTH_TOKENS))
     remarks = [_too_far(far, bound)] if far else []
-    if forced and lacking:
-        remarks.append(f"no KV cache of {', '.join(lacking)} is there yet: read as text")
+    if unknown:
+        remarks.append(f"how far the KV cache of {_ids(unknown)} diverges is unknown here: read as text")
+    absent = [one for one in candidates if not one.has_chunk]
+    if forced and absent:
+        remarks.append(f"no KV cache of {_ids(absent)} is there yet: read as text")
     if not forced and saved_tokens(near, share) <= 0:
         return Choice(text.forms, tuple(remarks), lacking)
     chunks = {candidate.id: Form.CHUNK for candidate in near}
@@ -99,7 +105,9 @@ def saved_tokens(chunks: Sequence[Candidate], share: float) -> float:
 
 
 def _too_far(far: Sequence[Candidate], bound: float) -> str:
-    known = [candidate.divergence for candidate in far if candidate.divergence is not None]
-    measured = f"{max(known):.3f} nats" if known else "an unknown divergence"
-    ids = ", ".join(candidate.id for candidate in far)
-    return f"the KV cache of {ids} diverges by {measured}, more than {bound:g}: read as text"
+    most = max(candidate.divergence or 0.0 for candidate in far)
+    return f"the KV cache of {_ids(far)} diverges by {most:.3f} nats, more than {bound:g}: read as text"
+
+
+def _ids(candidates: Sequence[Candidate]) -> str:
+    return ", ".join(candidate.id for candidate in candidates)

@@ -40,9 +40,10 @@ from engine.operations import Caller, Progress
 from engine.parts import Parts
 from engine.tiers.kv.assembly import Assembled, assemble
 from engine.tiers.kv.building import pinned_end
-from engine.tiers.kv.entries import Scope
+from engine.tiers.kv.checking import Checker
+from engine.tiers.kv.entries import Entry, Scope
 from engine.tiers.kv.found import Chunk
-from engine.tiers.kv.prefixes import BLOCK_TOKENS
+from engine.tiers.kv.prefixes import BLOCK_TOKENS, Span
 from engine.tiers.kv.store import KvStore
 from engine.vault import Change, Transaction, queries
 from engine.vault.artifacts import CONVERSATION
@@ -63,6 +64,7 @@ class LocalModel:
         self.host = ModelHost(self.settings, announce)
         self.store = KvStore(parts.vault, self.settings, parts.clock, parts.ids)
         self._builder = Builder(parts, gathering, self.store)
+        self._checker = Checker(self.store)
 
     @property
     def known(self) -> ModelInfo | None:
@@ -93,10 +95,9 @@ class LocalModel:
         reply = _Reply(self, request, caller, gathered, chunks, started)
         with self.host.in_use(), runner.stream(reply.steps) as results:
             for event in results:
-                if request.cancelled():
-                    return
                 if isinstance(event, Finished):
                     self._builder.want(runner, reply.wanted, at_once=reply.forced)
+                    self._checker.begin(runner, reply.ids, reply.unvouched)
                 yield event if event is not None else NOTHING_YET
 
     def _chunks(self, info: ModelInfo, use: MemoryUse | None, gathered: Gathered) -> Mapping[str, Chunk]:
@@ -177,6 +178,8 @@ class _Reply:
         self._local, self._request, self._caller = local, request, caller
         self._gathered, self._chunks, self._started = gathered, chunks, started
         self.wanted: list[Memory] = []
+        self.ids: Sequence[int] = ()
+        self.unvouched: Sequence[Span[Entry]] = ()
         self.forced = request.memory is not None and Tier.TEXT not in request.memory.tiers
 
     def steps(self, loaded: Loaded) -> Iterator[ChatEvent | None]:
@@ -202,6 +205,7 @@ class _Reply:
             local.settings.kv_share,
             request.sampling.max_tokens,
         )
+        self.ids, self.unvouched = prompt.ids, made.unvouched
         first_ms, tokens, said, reason = 0.0, 0, list[str](), "length"
         for step in generate(loaded, prompt.ids, made.cache, request.sampling):
             if step.token is not None:
@@ -218,7 +222,7 @@ class _Reply:
             ttft_ms=first_ms,
             reused_tokens=made.reused_tokens,
             recomputed_tokens=made.recomputed_tokens,
-            remarks=(*report.remarks, *(local.store.remarks(self._cubes()) if kv else ())),
+            remarks=(*report.remarks, *self._unchecked(), *(local.store.remarks(self._cubes()) if kv else ())),
         )
         if kv:
             self._keep(loaded, prompt, made, lambda: local.erasures == erasures)
@@ -241,6 +245,10 @@ class _Reply:
         fits = chunk is not None and chunk.fits(piece.ids)
         divergence = chunk.divergence if chunk is not None else None
         return Candidate(memory.id, memory.content, len(piece.ids), fits, divergence, rivals(memory))
+
+    def _unchecked(self) -> list[str]:
+        cubes = sorted({span.segment.scope.cube_name for span in self.unvouched})
+        return [f"KV caches of cube {cube!r} came with a file and are being checked" for cube in cubes]
 
     def _cubes(self) -> set[str]:
         return {used.cube for used in (*self._gathered.pinned, *(memory for memory, _ in self._gathered.recalled))}
@@ -281,8 +289,11 @@ class _Reply:
     def _keep(self, loaded: Loaded, prompt: Prompt, made: Assembled, holds: Callable[[], bool]) -> None:
         """Keep the KV of what the next turn begins with again: the cube's pinned block, and one's own history.
 
-        Nothing where something was erased since the reply began (`holds`): its conversation may have quoted it.
+        Nothing where something was erased since the reply began (`holds`): its conversation may have quoted it. Nothing
+        behind a cache that nobody vouches for.
         """
+        if self.unvouched:
+            return
         local, info = self._local, loaded.info
         sources = [(memory.id, memory.version) for memory in self._gathered.pinned]
         kept: list[tuple[Scope, int]] = [(Scope.talk(self._caller.principal.name), prompt.stable_tokens)]
@@ -291,7 +302,7 @@ class _Reply:
             kept.append((Scope.cube(cube), pinned_end(prompt)))
         for scope, end in kept:
             ids = prompt.ids[:end]
-            found = local.store.longest(info, [scope], ids)
+            found = local.store.longest(info, [scope], ids, vouched=True)
             start = found.tokens if found is not None else 0
             if end - start >= BLOCK_TOKENS:
                 layers = made.cache.taken(start, end)

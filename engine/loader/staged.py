@@ -195,6 +195,7 @@ class Staged:
             if not transaction.rows("SELECT id FROM artifacts WHERE id = ?", [id]):
                 break
             id = free_id(self.parts, self.cube, header.id, attempt)
+        signature = self.bundle.signature
         row = ArtifactRow(
             id=id,
             cube=self.name,
@@ -205,6 +206,7 @@ class Staged:
             sources=tuple((new.get(source, source), version) for source, version in header.sources),
             metadata=header.metadata,
             created_at=header.created_at,
+            vouched=signature is not None and signature.known,  # else what it computed may be anything
         )
         put_artifacts(transaction, [row], transaction.head.seq)
         return id

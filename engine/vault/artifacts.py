@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CONVERSATION = ""  # no cube's name is empty
 COLUMNS = (
     *("id", "cube", "kind", "fingerprint", "digest", "bytes", "header", "created_at", "revision"),
-    *("sources", "uses", "heat", "last_use"),
+    *("sources", "uses", "heat", "last_use", "vouched"),
 )
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM artifacts"
 _DERIVED_FROM = f"""{_SELECT} WHERE {SHOWN} AND (sources IS NULL OR id IN (
@@ -47,6 +47,7 @@ class ArtifactRow:
     uses: int = 0
     heat: float = 0.0  # uses that fade, as of `last_use`
     last_use: datetime | None = None
+    vouched: bool = True  # False: it came with a file of somebody unknown, and was not checked yet
 
 
 def artifacts_of(connection: Connection, cube: str) -> list[ArtifactRow]:
@@ -84,6 +85,7 @@ def put_artifacts(transaction: Transaction, rows: Sequence[ArtifactRow], revisio
                 row.uses,
                 row.heat,
                 None if row.last_use is None else stored_time(row.last_use),
+                row.vouched,
             )
             for row in rows
         ],
@@ -131,6 +133,11 @@ def note_uses(transaction: Transaction, uses: Mapping[str, tuple[int, float, dat
         )
 
 
+def vouch(transaction: Transaction, id: str) -> None:
+    """Note that an artifact holds what it says: it was checked."""
+    transaction.execute("UPDATE artifacts SET vouched = true WHERE id = ?", [id])
+
+
 def needed(connection: Connection, digests: Iterable[str] | None = None) -> set[str]:
     """The digests (of these, or all) that a row names."""
     among, which = ("", []) if digests is None else (" WHERE digest IN (SELECT unnest(?::VARCHAR[]))", [list(digests)])
@@ -141,5 +148,5 @@ def _row_of(row: Sequence[Any], connection: Connection) -> ArtifactRow:
     header = json.loads(connection.sealer.read_text(row[6], f"artifact:{row[0]}:header"))
     sources = tuple((id, version) for id, version in header["sources"])
     uses, heat, last_use = row[10] or 0, row[11] or 0.0, None if row[12] is None else known_time(row[12])
-    told = header["metadata"], known_time(row[7]), uses, heat, last_use
+    told = header["metadata"], known_time(row[7]), uses, heat, last_use, bool(row[13])
     return ArtifactRow(row[0], row[1], row[2], row[3], row[4], row[5], sources, *told)

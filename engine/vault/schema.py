@@ -151,6 +151,8 @@ ALTER TABLE artifacts ADD COLUMN sources VARCHAR[];         -- ids of the memori
 ALTER TABLE artifacts ADD COLUMN uses BIGINT DEFAULT 0;
 ALTER TABLE artifacts ADD COLUMN heat DOUBLE DEFAULT 0;     -- uses that fade, as of `last_use`
 ALTER TABLE artifacts ADD COLUMN last_use TIMESTAMP;
+ALTER TABLE artifacts ADD COLUMN vouched BOOLEAN DEFAULT true;  -- made here, signed by who is trusted, or checked
+UPDATE artifacts SET vouched = false;  -- those that are there came with bundles, and nobody noted whose
 """
 
 

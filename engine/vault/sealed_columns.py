@@ -101,7 +101,7 @@ READABLE: Mapping[str, frozenset[str]] = {
         "audit": "seq recorded_at actor client action cube ids",
         "snapshots": "cube name moment author revision",
         "mounts": "path kind cube added_at",
-        "artifacts": "id cube kind fingerprint digest bytes created_at revision sources uses heat last_use",
+        "artifacts": "id cube kind fingerprint digest bytes created_at revision sources uses heat last_use vouched",
         "meta": "key value",  # but for SEALED_NOTES
     }.items()
 }

@@ -15,9 +15,11 @@ import torch
 from engine.model.caches import OwnCache
 from engine.model.loading import Loaded
 from engine.model.prompts import Piece, Prompt
+from engine.tiers.kv.checking import WRONG, spot_check
 from engine.tiers.kv.encoding import PIECE_TOKENS, prefill
-from engine.tiers.kv.entries import Scope
+from engine.tiers.kv.entries import Entry, Scope
 from engine.tiers.kv.found import Chunk
+from engine.tiers.kv.prefixes import Span
 from engine.tiers.kv.recompute import choose, recomputing
 from engine.tiers.kv.rotation import Part, place
 from engine.tiers.kv.store import KvStore
@@ -35,6 +37,12 @@ class Assembled:
     reused_tokens: int = 0
     recomputed_tokens: int = 0
     chunks: frozenset[str] = field(default_factory=frozenset)
+    prefix: tuple[Span[Entry], ...] = ()  # from which the beginning was copied
+
+    @property
+    def unvouched(self) -> tuple[Span[Entry], ...]:
+        """What of it came with a file, and was only looked at in places."""
+        return tuple(span for span in self.prefix if not span.segment.vouched)
 
 
 def assemble(
@@ -64,10 +72,7 @@ def assemble(
     ]
     exact_end = places[0][0] if places else len(ids) - 1
     if store is not None:
-        found = store.longest(loaded.info, scopes, ids[:exact_end])
-        if found is not None:
-            made.prefix_tokens = made.reused_tokens = store.fill(found, cache)
-            yield None
+        yield from _stored_beginning(loaded, made, cache, store, scopes, ids[:exact_end])
     while parts := _alive(places, chunks):
         start = parts[0][0]
         if cache.tokens == start:
@@ -81,6 +86,32 @@ def assemble(
     made.reused_tokens += sum(end - start for start, end, _ in spans) - made.recomputed_tokens
     made.chunks = frozenset(id for *_, id in spans)
     return made
+
+
+def _stored_beginning(
+    loaded: Loaded,
+    made: Assembled,
+    cache: WorkingCache,
+    store: KvStore,
+    scopes: Sequence[Scope],
+    ids: Sequence[int],
+) -> Generator[None, None, None]:
+    """Fill the empty cache with what is stored of `ids`. What nobody vouches for is looked at first."""
+    while (found := store.longest(loaded.info, scopes, ids)) is not None:
+        tokens = store.fill(found, cache)
+        yield None
+        unseen = [
+            Span(span.segment, span.start, min(span.end, tokens))
+            for span in found.unvouched(tokens)
+            if not span.segment.spotted
+        ]
+        wrong = yield from spot_check(loaded, cache, ids, unseen)
+        if wrong is None:
+            made.prefix_tokens = made.reused_tokens = tokens
+            made.prefix = tuple(span for span in found.spans if span.end <= tokens)
+            return
+        store.refuse(wrong, WRONG)
+        cache.cut(0)
 
 
 def _alive(places: Sequence[tuple[int, int, Piece]], chunks: Mapping[str, Chunk]) -> list[tuple[int, Part]]:

@@ -72,6 +72,9 @@ class Entry:
     blocks: Hashes = ()
     ids: str = ""  # digest of its own token ids
     divergence: float | None = None
+    share: float | None = None  # of a chunk's tokens were computed anew where its divergence was measured
+    vouched: bool = True  # False: it came with a file of somebody unknown, and was not checked yet
+    spotted: bool = False  # some blocks of it were checked since the program started
     digest: str = ""  # of its blob; empty: none was written yet
     bytes: int = 0  # of its blob
     uses: int = 0
@@ -89,6 +92,11 @@ class Entry:
     @property
     def end(self) -> int:
         return self.start + self.tokens
+
+    @property
+    def known_divergence(self) -> float | None:
+        """As it was measured here, or by who is trusted."""
+        return self.divergence if self.vouched else None
 
     @property
     def chunk_key(self) -> ChunkKey:
@@ -121,6 +129,8 @@ class Entry:
         }
         if self.form == PREFIX:
             told |= {"parent": _text(self.parent), "blocks": _text(b"".join(self.blocks))}
+        if self.form == CHUNK and self.share is not None:
+            told["share"] = self.share
         if self.scope.cube_name == CONVERSATION:
             told["talk"] = self.scope.principal
         return told
@@ -136,7 +146,7 @@ class Entry:
 
     def row(self, digest: str, size: int) -> ArtifactRow:
         metadata = json_bytes(self.about).decode()
-        told = (self.uses, self.heat, self.last_use)
+        told = (self.uses, self.heat, self.last_use, self.vouched)
         cube = self.scope.cube_name
         return ArtifactRow(
             self.id, cube, KIND, self.fingerprint, digest, size, self.sources, metadata, self.created_at, *told
@@ -155,18 +165,20 @@ def entry_of(row: ArtifactRow) -> Entry:
     except (ValueError, KeyError, TypeError, AttributeError):
         entry = Entry(row.id, Scope(row.cube), OTHER, row.fingerprint, 0, 0, NONE, row.sources, row.created_at)
     entry.digest, entry.bytes, entry.uses = row.digest, row.bytes, row.uses
-    entry.heat, entry.last_use = row.heat, row.last_use
+    entry.heat, entry.last_use, entry.vouched = row.heat, row.last_use, row.vouched
     return entry
 
 
 def _entry(row: ArtifactRow, told: Mapping[str, Any]) -> Entry:
     """Raises ValueError, KeyError or TypeError where it is not what this program writes: bundles come from anywhere."""
-    form, divergence = told["form"], told["divergence"]
+    form, divergence, share = told["form"], told["divergence"], told.get("share")
     start, tokens, how, ids = told["start"], told["tokens"], told["compression"], told["ids"]
     if type(start) is not int or type(tokens) is not int or start < 0 or tokens < 1 or form not in (PREFIX, CHUNK):
         raise ValueError("positions")
     if not isinstance(how, str) or not isinstance(ids, str) or not isinstance(divergence, float | int | None):
         raise TypeError("compression")
+    if not isinstance(share, float | int | None):
+        raise TypeError("share")
     parent, blocks = b"", b""
     if form == PREFIX:
         parent, blocks = (base64.b64decode(told[name], validate=True) for name in ("parent", "blocks"))
@@ -177,7 +189,7 @@ def _entry(row: ArtifactRow, told: Mapping[str, Any]) -> Entry:
     scope = Scope.talk(str(told["talk"])) if row.cube == CONVERSATION else Scope.cube(row.cube)
     hashes = tuple(blocks[at : at + HASH_BYTES] for at in range(0, len(blocks), HASH_BYTES))
     entry = Entry(row.id, scope, form, row.fingerprint, start, tokens, how, row.sources, row.created_at, parent, hashes)
-    entry.ids, entry.divergence = ids, divergence
+    entry.ids, entry.divergence, entry.share = ids, divergence, share
     return entry
 
 

@@ -27,6 +27,10 @@ class Found:
     info: ModelInfo
     read: dict[str, Layers] = field(default_factory=dict)  # on the model's device already
 
+    def unvouched(self, tokens: int) -> tuple[Span[Entry], ...]:
+        """What nobody vouches for of the first `tokens`."""
+        return tuple(span for span in self.spans if span.start < tokens and not span.segment.vouched)
+
 
 @dataclass(eq=False, slots=True)
 class Chunk:
@@ -38,7 +42,7 @@ class Chunk:
     start: int
     tokens: int
     how: str  # it is compressed
-    divergence: float | None
+    divergence: float | None  # None: not known, here and with this share of recomputed tokens
     entry: Entry
     info: ModelInfo
     held: Held
@@ -118,6 +122,6 @@ def row_of(entry: Entry, info: ModelInfo | None) -> TierRow:
         model=entry.fingerprint,
         usable=info is not None and entry.fingerprint == info.fingerprint and entry.form != OTHER,
         uses=entry.uses,
-        divergence=entry.divergence,
+        divergence=entry.known_divergence,
         created_at=entry.created_at,
     )

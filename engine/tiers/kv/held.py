@@ -132,7 +132,7 @@ class Held:
                 layers, identity = files.read(self.settings, digest, size, self.vault.sealer, entry.expected, checked)
                 _check_size(layers, entry, info)
             except Corrupt as error:
-                self._refuse(entry, error)
+                self.refuse(entry, str(error))
                 return None
             with self.changed:
                 if entry.dead:
@@ -144,13 +144,14 @@ class Held:
                     self.trim()
             return layers
 
-    def _refuse(self, entry: Entry, error: Corrupt) -> None:
+    def refuse(self, entry: Entry, why: str) -> None:
+        """Drop an entry that turned out not to be what it says."""
         with self.changed:
             gone = entry.dead  # dropped while it was read: that its blob is missing is no damage
             self.index.kill(entry)
             self.leaving.add(entry.id)
         if not gone:
-            self.remark(entry.scope.cube_name, f"a KV cache was dropped and is built again: {error}")
+            self.remark(entry.scope.cube_name, f"a KV cache was dropped and is built again: {why}")
             self.dropped([entry.id])
 
     def trim(self) -> None:

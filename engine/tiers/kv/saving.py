@@ -22,7 +22,7 @@ from engine.tiers.kv.held import Held
 from engine.tiers.kv.prefixes import Span
 from engine.tiers.kv.tensors import Layers, bytes_of, joined, sliced
 from engine.vault import Transaction
-from engine.vault.artifacts import CONVERSATION, drop_artifacts, note_uses, put_artifacts
+from engine.vault.artifacts import CONVERSATION, drop_artifacts, note_uses, put_artifacts, vouch
 from engine.vault.blobs import keep_blob
 from engine.vault.connection import Connection
 from engine.vault.staging import SHOWN
@@ -57,6 +57,10 @@ class Saver:
     def drop(self, ids: Sequence[str]) -> None:
         """Drop rows whose entries are dead."""
         self._put(lambda: self.drop_rows(ids))
+
+    def vouch(self, id: str) -> None:
+        """Note of a row that its entry was checked."""
+        self._put(lambda: self._held.vault.write(lambda transaction: vouch(transaction, id), SYSTEM))
 
     def replace(self, old: Entry, new: Entry) -> None:
         """Drop an entry, once the one in its place is written."""

@@ -60,10 +60,13 @@ class KvStore:
 
     # --- prefixes ----------------------------------------------------------------------------------------------
 
-    def longest(self, info: ModelInfo, scopes: Sequence[Scope], ids: Sequence[int]) -> Found | None:
+    def longest(
+        self, info: ModelInfo, scopes: Sequence[Scope], ids: Sequence[int], *, vouched: bool = False
+    ) -> Found | None:
         """The longest stored beginning of `ids`, put together from what any of the scopes holds.
 
-        The model needs one token to go on from: leave out the last one of a prompt.
+        The model needs one token to go on from: leave out the last one of a prompt. `vouched`: only of what is vouched
+        for; anything else is to be checked before it is used (`engine.tiers.kv.checking`).
         """
         held = self._held
         held.refresh()
@@ -71,6 +74,7 @@ class KvStore:
         chains = {scope: self._chain(info, scope, ids) for scope in scopes}
         with held.changed:
             spans = [span for scope, chain in chains.items() for span in self._matching(scope, chain)]
+            spans = [span for span in spans if span.segment.vouched or not vouched]
         chosen = longest(spans)
         return Found(chosen[-1].end, tuple(chosen), info) if chosen else None
 
@@ -127,7 +131,8 @@ class KvStore:
         held, chain = self._held, self._chain(info, scope, ids[: start + tokens_of(layers)])
         held.refresh()
         with held.changed:
-            known = self._matching(scope, chain)
+            spans = self._matching(scope, chain)
+        known = [span for span in spans if span.segment.vouched]
         first = -(-start // BLOCK_TOKENS) * BLOCK_TOKENS
         there, end = longest(known, first), (len(chain) - 1) * BLOCK_TOKENS
         fresh = there[-1].end if there else first
@@ -138,6 +143,9 @@ class KvStore:
         entry.divergence = divergence
         if self._admit(entry, kept, holds) is None:
             return None
+        for span in spans:
+            if not span.segment.vouched and span.segment.blocks[-1] in entry.blocks:
+                self._saver.replace(span.segment, entry)
         if len(chain_before(known, Span(entry, fresh, end))) > MAX_SEGMENTS:
             self._saver.merge(lambda: self._to_merge(info, scope, chain, ids, entry))
         return entry.id
@@ -167,7 +175,8 @@ class KvStore:
         with self._held.changed:
             if last.dead:
                 return None
-            spans = chain_before(self._matching(scope, chain), Span(last, last.start, last.end))
+            known = [span for span in self._matching(scope, chain) if span.segment.vouched]
+            spans = chain_before(known, Span(last, last.start, last.end))
         number = merged_from([span.end - span.start for span in spans])
         if number is None:
             return None
@@ -191,7 +200,8 @@ class KvStore:
             entry = held.index.chunk(info.fingerprint, id, version)
             if entry is None or entry.scope.cube_name != cube:
                 return None
-        told = (entry.id, id, version, entry.start, entry.tokens, entry.how, entry.divergence)
+        divergence = entry.known_divergence if entry.share == self._settings.kv_share else None
+        told = (entry.id, id, version, entry.start, entry.tokens, entry.how, divergence)
         found = Chunk(*told, entry=entry, info=info, held=held)
         return found if ids is None or found.fits(ids) else None
 
@@ -240,12 +250,29 @@ class KvStore:
             created_at=self._clock.now(),
             ids=ids_digest(ids),
             divergence=divergence,
+            share=self._settings.kv_share,
         )
         if self._admit(entry, owned(layers, 0, len(ids)), wait=True) is None:
             return None
         if before is not None:
             self._saver.replace(before, entry)
         return entry.id
+
+    # --- checking ----------------------------------------------------------------------------------------------
+
+    def layers_of(self, entry: Entry, info: ModelInfo) -> Layers | None:
+        """Its layers; None: it is not to be used."""
+        return self._held.layers_of(entry, info)
+
+    def vouch(self, entry: Entry) -> None:
+        """It was checked, and is what it says."""
+        with self._held.changed:
+            entry.vouched = True
+        self._saver.vouch(entry.id)
+
+    def refuse(self, entry: Entry, why: str) -> None:
+        """It was checked, and is not what it says: it is dropped."""
+        self._held.refuse(entry, why)
 
     # --- keeping -----------------------------------------------------------------------------------------------
 

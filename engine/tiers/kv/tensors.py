@@ -120,7 +120,7 @@ class WorkingCache(Cache):  # type: ignore[misc]  # transformers is not typed
             mine.overwrite(places, keys, values)
 
     def cut(self, tokens: int) -> None:
-        """Keep the first `tokens`."""
+        """Show the first `tokens`. What is behind them can be shown again until others are written there."""
         for layer in self.layers:
             layer.cut(tokens)
 

@@ -16,7 +16,7 @@ from engine.answering.local import LocalModel
 from engine.errors import Unavailable
 from engine.memos import MemOS
 from engine.model.loading import Loaded
-from engine.model_operations import MemoryUse, Tier
+from engine.model_operations import Form, MemoryUse, Tier
 from engine.settings import Settings
 from engine.vault import queries
 from tests.conftest import LONG_S, HandClock, until
@@ -75,3 +75,19 @@ def test_the_end_does_not_wait_for_a_build_that_waits_for_a_reply(building: MemO
     assert not ending.is_alive()
     with pytest.raises(Unavailable):
         list(reading)
+
+
+def test_what_was_measured_with_another_share_of_recomputed_tokens_is_measured_again(
+    settings: Settings, latest_wins: Path, clock: HandClock
+) -> None:
+    exact = replace(settings, model=str(latest_wins), model_dtype="float32", kv_share=1.0, kv_bound=10.0)
+    asked = chat("what is the city of alice ?", memory=MemoryUse(tiers=(Tier.KV,)))
+    with opened(exact, clock) as memos:
+        told(memos, clock, FACTS["alice"])
+        memos.build_tier("default", ME)
+        assert {used.form for used in reply(memos, asked).report.used} == {Form.CHUNK}
+    with opened(replace(exact, kv_share=0.0), clock) as memos:
+        first = reply(memos, asked)
+        assert {used.form for used in first.report.used} == {Form.TEXT}
+        assert any("is unknown here" in remark for remark in first.report.remarks)
+        until(lambda: {used.form for used in reply(memos, asked).report.used} == {Form.CHUNK}, "the chunk")

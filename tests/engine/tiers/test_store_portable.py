@@ -17,7 +17,7 @@ from cubes.bundle import open_bundle
 from cubes.canonical import digest
 from cubes.manifest import ArtifactHeader
 from cubes.packing import PackedArtifact, write_bundle
-from engine import loader
+from engine import keys, loader
 from engine.cube_operations import Govern, Install, Pack
 from engine.model_operations import ModelInfo
 from engine.operations import silent
@@ -77,10 +77,52 @@ def test_a_cube_takes_its_caches_into_another_store(origin: Kept, settings: Sett
         assert store.filled(INFO, [HOME], PINNED) == 64
         chunk = store.kv.chunk(INFO, "home", lamp, 1, NOTE)
         assert chunk is not None
-        assert (chunk.divergence, chunk.load() is not None) == (0.02, True)
+        assert (chunk.divergence, chunk.load() is not None) == (None, True)  # what an unsigned file says of it
         listed = loader.listed(store.memos._parts, "home", ME, INFO.fingerprint)
         assert {row.state for row in listed} == {"kept"}
         assert {row.state for row in loader.listed(store.memos._parts, "home", ME, "")} == {"waiting for its model"}
+
+
+def test_caches_of_a_bundle_are_vouched_for_by_who_signed_it_or_by_nobody(
+    origin: Kept, settings: Settings, tmp_path: Path
+) -> None:
+    def stands(store: Kept) -> tuple[bool, float | None]:
+        found = store.kv.longest(INFO, [HOME], PINNED)
+        chunk = store.kv.chunk(INFO, "home", lamp, 1, NOTE)
+        assert found is not None
+        assert chunk is not None
+        return store.kv.longest(INFO, [HOME], PINNED, vouched=True) is not None, chunk.divergence
+
+    lamp = derive(origin)
+    key = keys.create_keys(origin.memos._parts.vault.settings).signing
+    assert key is not None
+    unsigned, signed = tmp_path / "home.memcube", tmp_path / "signed.memcube"
+    origin.memos.pack(Pack("home", unsigned, sign=False), ME)
+    pack(origin, signed)
+    stranger, friend = (settings_for(tmp_path / name) for name in ("stranger", "friend"))
+    with kept(settings) as store:
+        install(store, unsigned)
+        assert stands(store) == (False, None)
+        store.memos.backup(tmp_path / "copy.duckdb", ME)
+    with kept(settings) as store:
+        assert stands(store) == (False, None)
+    with kept(stranger) as store:
+        install(store, signed)
+        assert stands(store) == (False, None)
+        keys.create_keys(stranger)
+        with open_bundle(pack(store, tmp_path / "unchecked.memcube")) as found:
+            assert found.manifest.artifacts == ()  # nobody signs what was not checked
+    keys.trust(friend, key)
+    with kept(friend) as store:
+        install(store, signed)
+        assert stands(store) == (True, 0.02)
+    with kept(stranger) as store:
+        found = store.kv.longest(INFO, [HOME], PINNED)
+        assert found is not None
+        store.kv.vouch(found.spans[0].segment)
+        store.kv.flush()
+    with kept(stranger) as store:
+        assert stands(store) == (True, None)
 
 
 def test_under_another_name_and_other_ids_too(origin: Kept, tmp_path: Path) -> None:
