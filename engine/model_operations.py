@@ -7,7 +7,6 @@ it loads no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -108,24 +107,14 @@ class MemoryUse:
     limit: int = RECALL_LIMIT
 
 
-def never() -> bool:
-    """Of a request that is not given up but by closing its iterator."""
-    return False
-
-
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """Continue a conversation whose last turn is the user's. `memory` None: without memory.
-
-    `cancelled` is asked before each step: whether nobody waits for the reply any more. An iterator can be closed only
-    between its events, and there may be many steps from one to the next.
-    """
+    """Continue a conversation whose last turn is the user's. `memory` None: without memory."""
 
     turns: tuple[ChatTurn, ...]
     memory: MemoryUse | None = None
     sampling: Sampling = field(default_factory=Sampling)
     model: str | None = None  # None: the one that is served
-    cancelled: Callable[[], bool] = field(default=never, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ from engine.model_operations import (
     Said,
     Sampling,
     Tier,
-    is_called,
 )
 from engine.operations import RECALL_LIMIT, Caller
 from memos_mcp import render, render_model
@@ -101,7 +100,7 @@ class NewestArguments(Arguments):
 def chat(memos: MemOS, asked: Asked) -> object:
     """The events of a reply, one item each."""
     wanted = parse(ChatArguments, asked.params)
-    source = _source(memos, wanted, asked)
+    source = wanted.model
     sampling = {name: getattr(wanted, name) for name in ("max_tokens", "temperature")}
     request = Chat(
         turns=tuple(ChatTurn(turn.role, turn.content) for turn in wanted.turns),
@@ -144,19 +143,9 @@ def _tell(asked: Asked, event: Mapping[str, Any]) -> None:
 def model(memos: MemOS, asked: Asked) -> object:
     """The model that is served, as far as it is known; null: none was named."""
     wanted = parse(ModelArguments, asked.params)
-    source = _source(memos, wanted, asked)
+    source = wanted.model
     known = _loaded(memos, source, asked) if wanted.load else memos.model(asked.caller, source)
     return None if known is None else render_model.model(known, owner=asked.caller.principal.owner)
-
-
-def _source(memos: MemOS, wanted: OfModel, asked: Asked) -> str | None:
-    """The source of the model that a request names: one that is known may be called by either of its names."""
-    if wanted.model is None or "://" in wanted.model:
-        return wanted.model
-    known = memos.model(asked.caller)
-    if known is not None and is_called(known.source, wanted.model):
-        return known.source
-    return wanted.model
 
 
 def _loaded(memos: MemOS, source: str | None, asked: Asked) -> ModelInfo:
@@ -200,7 +189,7 @@ def tiers(memos: MemOS, asked: Asked) -> object:
 def build_tier(memos: MemOS, asked: Asked) -> object:
     wanted = parse(BuildArguments, asked.params)
     memos.cube(wanted.cube, asked.caller)  # one that is not there is told of before anything is loaded
-    info = _loaded(memos, _source(memos, wanted, asked), asked)
+    info = _loaded(memos, wanted.model, asked)
     if info.remote:
         raise Unavailable(f"{info.source} is a remote server with a cache of its own: only a local model has a KV tier")
     return render_model.tier_built(memos.build_tier(wanted.cube, asked.caller, asked.progress))
