@@ -19,13 +19,24 @@ from engine.answering.notes import note_of
 from engine.errors import MemosError, Unavailable
 from engine.lifecycle.states import is_expired
 from engine.model.loading import Loaded
+from engine.model.prompts import Note
 from engine.model.runner import Results, Runner
 from engine.model_operations import TierBuilt
 from engine.operations import Caller, Progress
 from engine.parts import Parts, readable_cubes, seen_in
-from engine.tiers.kv.building import TOGETHER, BuiltChunk, build_chunks, build_prefix, pinned_block
+from engine.tiers.kv.building import (
+    TOGETHER,
+    BuiltChunk,
+    block_probe,
+    build_chunks,
+    build_prefix,
+    lossy_divergence,
+    pinned_block,
+)
 from engine.tiers.kv.entries import Scope
+from engine.tiers.kv.files import NONE
 from engine.tiers.kv.store import KvStore
+from engine.tiers.kv.tensors import Layers
 from engine.vault import queries
 
 WANTED_KEPT = 4_096  # memories of which it is remembered that a chunk would have served
@@ -41,7 +52,7 @@ class Builder:
 
     def __init__(self, parts: Parts, gathering: Gathering, store: KvStore) -> None:
         self._parts, self._gathering, self._store = parts, gathering, store
-        self._share = parts.vault.settings.kv_share
+        self._share, self._how = parts.vault.settings.kv_share, parts.vault.settings.kv_compression
         self._wanted: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._waiting: queue.Queue[tuple[Runner, Memory] | None] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None
@@ -113,6 +124,8 @@ class Builder:
     def build(self, runner: Runner, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
         """Build the pinned block of a cube and a chunk of each memory that the caller sees. See `engine.answering`."""
         info = runner.loaded.info
+        if not self._parts.vault.settings.kv:
+            raise Unavailable("the KV tier is switched off: start the daemon without MEMOS_KV=0 to build it")
         if info.kv_refusal is not None:
             raise Unavailable(f"{info.source} has no KV tier: {info.kv_refusal}")
         (header,) = readable_cubes(self._parts, [cube], caller)
@@ -160,11 +173,19 @@ class Builder:
             ids = pinned_block(loaded, notes)
             layers = yield from build_prefix(loaded, ids)
             sources = [(memory.id, memory.version) for memory in pinned]
-            self._store.keep_prefix(loaded.info, Scope.cube(cube), cube, ids, layers, 0, sources)
+            measured = self._measured(loaded, ids, layers, notes)
+            yield None
+            self._store.keep_prefix(loaded.info, Scope.cube(cube), cube, ids, layers, 0, sources, measured)
             yield len(ids), sum(t.numel() * t.element_size() for layer in layers for t in layer)
 
         found = [item for item in self._stepping(runner.stream(job), tell) if item is not None]
         return found[-1]
+
+    def _measured(self, loaded: Loaded, ids: Sequence[int], layers: Layers, notes: Sequence[Note]) -> float | None:
+        """How far a pinned block diverges once it was stored; None: it is stored as it is."""
+        if self._how == NONE:
+            return None
+        return lossy_divergence(loaded, ids, layers, 0, self._how, block_probe(loaded, notes))
 
     def _chunks(
         self, runner: Runner, memories: Sequence[Memory], tell: Callable[[], None] | None = None
@@ -177,7 +198,7 @@ class Builder:
         cubes = {memory.id: memory.cube for memory in memories}
 
         def job(loaded: Loaded) -> Generator[list[BuiltChunk] | None, None, None]:
-            built = yield from build_chunks(loaded, notes, self._share)
+            built = yield from build_chunks(loaded, notes, self._share, self._how)
             yield built
 
         info, kept = runner.loaded.info, []

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from cubes import MemCube, Memory
 from engine.answering.building import Builder
-from engine.answering.forms import Candidate, Choice, choose
+from engine.answering.forms import Candidate, Choice, choose, entangled
 from engine.answering.gathering import Gathered, Gathering, rivals
 from engine.answering.notes import note_of
 from engine.governance.access import clearance
@@ -39,9 +39,10 @@ from engine.model_operations import (
 from engine.operations import Caller, Progress
 from engine.parts import Parts
 from engine.tiers.kv.assembly import Assembled, assemble
-from engine.tiers.kv.building import pinned_end
+from engine.tiers.kv.building import lossy_divergence, pinned_end
 from engine.tiers.kv.checking import Checker
 from engine.tiers.kv.entries import Entry, Scope
+from engine.tiers.kv.files import NONE
 from engine.tiers.kv.found import Chunk
 from engine.tiers.kv.prefixes import BLOCK_TOKENS, Span
 from engine.tiers.kv.store import KvStore
@@ -50,6 +51,7 @@ from engine.vault.artifacts import CONVERSATION
 
 CONTEXT_SHARE = 4  # recalled memories take at most one in so many tokens of the context
 MOST_RECALLED_TOKENS = 8_000
+PROBE_TOKENS = 64  # at the end of a prompt, after which a compressed cache is measured
 NOTHING_YET = Said("")  # a step was done that brought no text: whoever listens may stop here
 log = logging.getLogger(__name__)
 
@@ -204,6 +206,7 @@ class _Reply:
             chosen,
             local.settings.kv_share,
             request.sampling.max_tokens,
+            lambda: self._is_entangled(prompt),
         )
         self.ids, self.unvouched = prompt.ids, made.unvouched
         first_ms, tokens, said, reason = 0.0, 0, list[str](), "length"
@@ -222,7 +225,12 @@ class _Reply:
             ttft_ms=first_ms,
             reused_tokens=made.reused_tokens,
             recomputed_tokens=made.recomputed_tokens,
-            remarks=(*report.remarks, *self._unchecked(), *(local.store.remarks(self._cubes()) if kv else ())),
+            remarks=(
+                *report.remarks,
+                *self._compressed(prompt, made),
+                *self._unchecked(),
+                *(local.store.remarks(self._cubes()) if kv else ()),
+            ),
         )
         if kv:
             self._keep(loaded, prompt, made, lambda: local.erasures == erasures)
@@ -232,19 +240,43 @@ class _Reply:
         use, settings = self._request.memory, self._local.settings
         if use is None:
             return Choice({})
-        pieces = {piece.note.id: piece for piece in prompt.pieces if piece.note is not None}
-        candidates = [
-            self._candidate(memory, pieces[memory.id]) for memory, _ in self._gathered.recalled if memory.id in pieces
-        ]
-        pinned = [self._candidate(memory, pieces[memory.id]) for memory in self._gathered.pinned if memory.id in pieces]
+        candidates, pinned = self._candidates(prompt)
         refusal = self._local.refusal(loaded.info) or loaded.layout.chunk_refusal
         return choose(candidates, pinned, use.tiers, share=settings.kv_share, bound=settings.kv_bound, refusal=refusal)
+
+    def _candidates(self, prompt: Prompt) -> tuple[list[Candidate], list[Candidate]]:
+        """The recalled memories that stand in the prompt, and the pinned ones."""
+        pieces = {piece.note.id: piece for piece in prompt.pieces if piece.note is not None}
+        recalled = [memory for memory, _ in self._gathered.recalled if memory.id in pieces]
+        pinned = [memory for memory in self._gathered.pinned if memory.id in pieces]
+        both = [[self._candidate(memory, pieces[memory.id]) for memory in some] for some in (recalled, pinned)]
+        return both[0], both[1]
 
     def _candidate(self, memory: Memory, piece: Piece) -> Candidate:
         chunk = self._chunks.get(memory.id)
         fits = chunk is not None and chunk.fits(piece.ids)
         divergence = chunk.divergence if chunk is not None else None
         return Candidate(memory.id, memory.content, len(piece.ids), fits, divergence, rivals(memory))
+
+    def _is_entangled(self, prompt: Prompt) -> bool:
+        """Whether any two of the memories that the model is given speak of the same thing."""
+        recalled, pinned = self._candidates(prompt)
+        return entangled([*recalled, *pinned])
+
+    def _compressed(self, prompt: Prompt, made: Assembled) -> list[str]:
+        """What of the prompt was read from caches of fewer bits."""
+        told: dict[tuple[str, str], float] = {}
+        end = pinned_end(prompt)
+        for span in made.prefix:
+            entry = span.segment
+            if entry.lossy:
+                what = "the pinned block" if span.start < end else "the conversation so far"
+                key = what, entry.how.removeprefix("int")
+                told[key] = told.get(key, 0.0) + entry.loss
+        return [
+            f"{what} was read from a cache of {bits} bits a number (divergence {loss:.2g})"
+            for (what, bits), loss in told.items()
+        ]
 
     def _unchecked(self) -> list[str]:
         cubes = sorted({span.segment.scope.cube_name for span in self.unvouched})
@@ -305,5 +337,9 @@ class _Reply:
             found = local.store.longest(info, [scope], ids, vouched=True)
             start = found.tokens if found is not None else 0
             if end - start >= BLOCK_TOKENS:
-                layers = made.cache.taken(start, end)
-                local.store.keep_prefix(info, scope, scope.cube_name, ids, layers, start, sources, holds=holds)
+                layers, measured = made.cache.taken(start, end), None
+                if local.settings.kv_compression != NONE:
+                    whole, probe = made.cache.taken(0, end), prompt.ids[max(end, len(prompt.ids) - PROBE_TOKENS) :]
+                    measured = lossy_divergence(loaded, ids, whole, start, local.settings.kv_compression, probe)
+                name = scope.cube_name
+                local.store.keep_prefix(info, scope, name, ids, layers, start, sources, measured, holds=holds)

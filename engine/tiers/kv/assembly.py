@@ -7,7 +7,7 @@ replies get their turn between them.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -53,8 +53,9 @@ def assemble(
     chunks: Mapping[str, Chunk],
     share: float,
     new_tokens: int,
+    exact: Callable[[], bool] = lambda: False,
 ) -> Generator[None, None, Assembled]:
-    """The cache for a prompt.
+    """The cache for a prompt. `exact`: whether no compressed cache may be used for its beginning.
 
     `chunks` are those to be used, by memory id; `share` of their tokens is computed anew. Without a store, and without
     chunks, the cache is empty: everything is to be prefilled. It is the model's own where the model lets none be kept.
@@ -72,7 +73,7 @@ def assemble(
     ]
     exact_end = places[0][0] if places else len(ids) - 1
     if store is not None:
-        yield from _stored_beginning(loaded, made, cache, store, scopes, ids[:exact_end])
+        yield from _stored_beginning(loaded, made, cache, store, scopes, ids[:exact_end], exact)
     while parts := _alive(places, chunks):
         start = parts[0][0]
         if cache.tokens == start:
@@ -95,9 +96,14 @@ def _stored_beginning(
     store: KvStore,
     scopes: Sequence[Scope],
     ids: Sequence[int],
+    exact: Callable[[], bool],
 ) -> Generator[None, None, None]:
     """Fill the empty cache with what is stored of `ids`. What nobody vouches for is looked at first."""
-    while (found := store.longest(loaded.info, scopes, ids)) is not None:
+    while (found := store.longest(loaded.info, scopes, ids, near=True)) is not None:
+        if any(span.segment.lossy for span in found.spans) and exact():
+            found = store.longest(loaded.info, scopes, ids, exact=True)
+            if found is None:
+                return
         tokens = store.fill(found, cache)
         yield None
         unseen = [

@@ -7,6 +7,7 @@ what the model says when it has read them all as text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -15,10 +16,12 @@ from engine.model.loading import Loaded
 from engine.model.prompts import Note, Prompt, lay_out
 from engine.model_operations import ChatTurn
 from engine.tiers.kv.assembly import composed
+from engine.tiers.kv.compression import compressed, restored
 from engine.tiers.kv.divergence import divergence
 from engine.tiers.kv.encoding import PIECE_TOKENS, encoding, prefill
+from engine.tiers.kv.files import NONE
 from engine.tiers.kv.rotation import Part
-from engine.tiers.kv.tensors import Layers, WorkingCache
+from engine.tiers.kv.tensors import Layers, WorkingCache, sliced
 
 TOGETHER = 4  # memories beside which a chunk is measured, itself among them
 ASKED = "What do the notes say?"
@@ -60,10 +63,42 @@ def build_prefix(loaded: Loaded, ids: Sequence[int]) -> Generator[None, None, La
         yield
 
 
-def build_chunks(loaded: Loaded, notes: Sequence[Note], share: float) -> Generator[None, None, list[BuiltChunk]]:
+def block_probe(loaded: Loaded, pinned: Sequence[Note]) -> Sequence[int]:
+    """What may follow the tokens of `pinned_block`, up to where the answer begins."""
+    prompt = lay_out(loaded, [ChatTurn("user", ASKED)], pinned, [], MAX_NEW_TOKENS)
+    return prompt.ids[pinned_end(prompt) :]
+
+
+def as_stored(loaded: Loaded, layers: Layers, how: str) -> Layers:
+    """The layers as they are once they were stored, compressed as `how` says."""
+    if how == NONE:
+        return layers
+    return restored(compressed(layers, how), loaded.model.dtype, loaded.model.device)
+
+
+def lossy_divergence(
+    loaded: Loaded, ids: Sequence[int], layers: Layers, start: int, how: str, probe: Sequence[int]
+) -> float | None:
+    """How far answers are, behind `ids`, when those from `start` on were stored as `how` says; None: not known.
+
+    `layers` are those of all the tokens; `probe` is what follows them.
+    """
+    exact, other = (WorkingCache(loaded.model.config, len(ids) + len(probe) + ROOM_TOKENS) for _ in range(2))
+    exact.append(layers)
+    if start:
+        other.append(sliced(layers, 0, start))
+    other.append(as_stored(loaded, sliced(layers, start, len(ids)), how))
+    found = divergence(loaded, ids, exact, other, [probe]).kl_mean
+    return found if math.isfinite(found) else None
+
+
+def build_chunks(
+    loaded: Loaded, notes: Sequence[Note], share: float, how: str = NONE
+) -> Generator[None, None, list[BuiltChunk]]:
     """Build the chunks of at most `TOGETHER` notes, each encoded alone.
 
-    `share` of their tokens is recomputed where they are measured, as where they are used.
+    Where they are measured, `share` of their tokens is recomputed and they are compressed as `how` says, as where they
+    are used.
     """
     prompt = lay_out(loaded, [ChatTurn("user", ASKED)], [], notes, MAX_NEW_TOKENS)
     places = [(start, end, piece.note) for start, end, piece in prompt.spans() if piece.note is not None]
@@ -79,7 +114,8 @@ def build_chunks(loaded: Loaded, notes: Sequence[Note], share: float) -> Generat
         prefill(loaded, prompt.ids[start : min(last, start + PIECE_TOKENS)], exact)
         yield
     other.append(exact.taken(0, first))
-    yield from composed(loaded, other, prompt.ids[:last], parts, share)
+    stored = [(start, Part(as_stored(loaded, part.layers, how), part.start)) for start, part in parts]
+    yield from composed(loaded, other, prompt.ids[:last], stored, share)
     built = []
     for (start, end, note), (_, part) in zip(places, parts, strict=True):
         found = divergence(loaded, prompt.ids[:last], exact, other, [_probe(loaded, notes, note, last)])

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from cubes.canonical import json_bytes
 from engine.tiers.kv.files import NONE, Identity
-from engine.tiers.kv.prefixes import BLOCK_TOKENS, HASH_BYTES, Hashes
+from engine.tiers.kv.prefixes import BLOCK_TOKENS, HASH_BYTES, Hashes, Span
 from engine.tiers.kv.tensors import Layers
 from engine.vault.artifacts import CONVERSATION, ArtifactRow
 
@@ -97,6 +98,16 @@ class Entry:
     def known_divergence(self) -> float | None:
         """As it was measured here, or by who is trusted."""
         return self.divergence if self.vouched else None
+
+    @property
+    def lossy(self) -> bool:
+        return self.how != NONE
+
+    @property
+    def loss(self) -> float:
+        """By how much it diverges because it is compressed, as far as a bound asks."""
+        known = self.known_divergence if self.lossy else 0.0
+        return math.inf if known is None else known
 
     @property
     def chunk_key(self) -> ChunkKey:
@@ -191,6 +202,17 @@ def _entry(row: ArtifactRow, told: Mapping[str, Any]) -> Entry:
     entry = Entry(row.id, scope, form, row.fingerprint, start, tokens, how, row.sources, row.created_at, parent, hashes)
     entry.ids, entry.divergence, entry.share = ids, divergence, share
     return entry
+
+
+def within(spans: Sequence[Span[Entry]], most: float) -> list[Span[Entry]]:
+    """The first ones, as long as those that are compressed diverge by no more than `most` together."""
+    chosen, loss = list[Span[Entry]](), 0.0
+    for span in spans:
+        loss += span.segment.loss
+        if span.segment.lossy and loss > most:
+            break
+        chosen.append(span)
+    return chosen
 
 
 class Index:

@@ -12,6 +12,7 @@ erased is never given out once that call has returned (`committed`); a stored ca
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -21,7 +22,7 @@ from engine.errors import Invalid
 from engine.model_operations import ModelInfo, TierRow
 from engine.operations import Caller
 from engine.settings import Settings
-from engine.tiers.kv.entries import CHUNK, KIND, PREFIX, Entry, Scope, Sources
+from engine.tiers.kv.entries import CHUNK, KIND, PREFIX, Entry, Scope, Sources, within
 from engine.tiers.kv.found import Chunk, Found, Totals, fetch, moved, owned, row_of
 from engine.tiers.kv.held import Held
 from engine.tiers.kv.prefixes import (
@@ -61,12 +62,20 @@ class KvStore:
     # --- prefixes ----------------------------------------------------------------------------------------------
 
     def longest(
-        self, info: ModelInfo, scopes: Sequence[Scope], ids: Sequence[int], *, vouched: bool = False
+        self,
+        info: ModelInfo,
+        scopes: Sequence[Scope],
+        ids: Sequence[int],
+        *,
+        vouched: bool = False,
+        near: bool = False,
+        exact: bool = False,
     ) -> Found | None:
         """The longest stored beginning of `ids`, put together from what any of the scopes holds.
 
         The model needs one token to go on from: leave out the last one of a prompt. `vouched`: only of what is vouched
-        for; anything else is to be checked before it is used (`engine.tiers.kv.checking`).
+        for; anything else is to be checked before it is used (`engine.tiers.kv.checking`). `near`: of compressed ones
+        only so many as diverge by no more than the bound, together; `exact`: none of these.
         """
         held = self._held
         held.refresh()
@@ -75,7 +84,13 @@ class KvStore:
         with held.changed:
             spans = [span for scope, chain in chains.items() for span in self._matching(scope, chain)]
             spans = [span for span in spans if span.segment.vouched or not vouched]
-        chosen = longest(spans)
+        if near or exact:
+            most = -1.0 if exact else self._settings.kv_bound
+            chosen = within(
+                longest([span for span in spans if span.segment.loss <= most or not span.segment.lossy]), most
+            )
+        else:
+            chosen = longest(spans)
         return Found(chosen[-1].end, tuple(chosen), info) if chosen else None
 
     def _chain(self, info: ModelInfo, scope: Scope, ids: Sequence[int]) -> Hashes:
@@ -183,6 +198,9 @@ class KvStore:
         spans = spans[number:]
         sources = tuple(dict.fromkeys(source for span in spans for source in span.segment.sources))
         merged = self._prefix_entry(info, scope, chain, ids, spans[0].start, last.end, sources)
+        if any(span.segment.lossy for span in spans):
+            told = sum(span.segment.loss for span in spans)
+            merged.divergence = told if math.isfinite(told) else None
         merged.uses, now = max(span.segment.uses for span in spans), self._clock.now()
         merged.heat, merged.last_use = max(span.segment.heat_at(now) for span in spans), now
         return merged, spans
