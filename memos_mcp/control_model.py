@@ -100,22 +100,24 @@ class NewestArguments(Arguments):
 def chat(memos: MemOS, asked: Asked) -> object:
     """The events of a reply, one item each."""
     wanted = parse(ChatArguments, asked.params)
-    source = wanted.model
     sampling = {name: getattr(wanted, name) for name in ("max_tokens", "temperature")}
     request = Chat(
         turns=tuple(ChatTurn(turn.role, turn.content) for turn in wanted.turns),
         memory=_memory(memos, wanted, asked),
         sampling=Sampling(**{name: value for name, value in sampling.items() if value is not None}),
-        model=source,
+        model=wanted.model,
     )
-    _loaded(memos, source, asked)
+    _loaded(memos, wanted.model, asked)
     since = time.monotonic()
     # a generator: closed when the asker leaves in the middle, so that the model stops
     with closing(cast("Generator[ChatEvent]", memos.chat(request, asked.caller))) as events:
+        begun = False
         for event in events:
             if isinstance(event, Said) and not event.text:  # something was done, and there is nothing to say yet
-                asked.progress(round(time.monotonic() - since), None, "s, reading")
+                if not begun:
+                    asked.progress(round(time.monotonic() - since), None, "s, reading")
             else:
+                begun = begun or isinstance(event, Said)
                 _tell(asked, render_model.event(event, owner=asked.caller.principal.owner))
     return {}
 

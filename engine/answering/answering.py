@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NO_MODEL = (
     "no model is configured: name one with --model (a Hugging Face name, a folder, or the URL of an OpenAI-compatible "
-    "server), or set MEMOS_MODEL"
+    "server), or set MEMOS_MODEL before the daemon starts (one that runs: memos-mcp stop)"
 )
 log = logging.getLogger(__name__)
 

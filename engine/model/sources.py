@@ -15,7 +15,7 @@ from engine.errors import Corrupt, NotFound, Unavailable
 from engine.settings import Settings
 
 NEEDED = ("torch", "transformers", "accelerate")
-INSTALL = "pip install 'memos-mcp[local]'"
+INSTALL = "install the extra local of memos-mcp, or: pip install torch transformers peft accelerate"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 UNWANTED = ("*/*", "consolidated*")  # the same weights for other programs

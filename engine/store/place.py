@@ -129,7 +129,7 @@ def open_place(place: Place) -> Any:
     except ImportError as error:
         extra, package = EXTRAS[place.kind]
         raise Unavailable(
-            f"shelves at {place.kind} need the package {package}: pip install 'memos-mcp[{extra}]'"
+            f"shelves at {place.kind} need the package {package} (the extra {extra}): pip install {package}"
         ) from error
     return fsspec.filesystem(place.kind)
 

@@ -186,9 +186,7 @@ def large_stores(session: Session) -> Iterator[Finding]:
     if importlib.util.find_spec("hnswlib"):
         yield Finding("hnswlib", Level.OK, "installed: very large cubes are searched through an HNSW index")
     else:
-        yield Finding(
-            "hnswlib", Level.NOTE, "not installed: large cubes are searched exactly; pip install 'memos-mcp[hnsw]'"
-        )
+        yield Finding("hnswlib", Level.NOTE, "not installed: large cubes are searched exactly; pip install hnswlib")
 
 
 def backups(session: Session) -> Iterator[Finding]:

@@ -31,7 +31,9 @@ def show(session: Session, options: argparse.Namespace) -> int:
         return DONE
     session.screen.table(HEADINGS, [_row(row) for row in rows])
     session.screen.remark(_sum(rows))
-    if others := sum(not row["usable"] for row in rows):
+    if not any(row["usable"] for row in rows):
+        session.screen.remark("marked - is what no model that is loaded now can use: a chat loads the model")
+    elif others := sum(not row["usable"] for row in rows):
         session.screen.remark(f"{others:,} of another model (marked -): kept until room is needed, or tier drop")
     return DONE
 

@@ -105,7 +105,7 @@ def test_control_characters_of_a_reply_and_of_a_memory_are_written_out(sh: Shell
         chat.until("\\x1b]0;owned\\x07\\x1b[2J\\u202e")
         chat.until("first token")
         chat.types("repeat: again\n")  # the reply before goes back, without them
-        chat.until("again")
+        chat.until("first token")
         assert server.asked[-1]["messages"][-2]["content"] == "]0;owned[2J\u202e"
         assert spelled not in chat.seen
         assert not any(sequence in chat.seen for sequence in ("\x1b]0", "\x07", "\x1b[2J", "\u202e"))
@@ -223,7 +223,7 @@ def test_a_person_sees_what_was_recalled_dimmed_then_the_reply_then_its_cost(tal
     assert "0 of 7 prompt tokens reused" in lines[-1]
     assert f"\x1b[2m  {lines[1]}" in talk.seen or "\x1b[2m  m_" in talk.seen
     talk.types("/why\n")
-    assert FACT in talk.until("first token after")
+    assert FACT in " ".join(talk.until("first token after").split())  # a narrow column wraps it
     talk.types(CTRL_D)
     assert talk.end() == 0
 

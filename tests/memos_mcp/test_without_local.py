@@ -31,7 +31,7 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 """
-INSTALL = "pip install 'memos-mcp[local]'"
+INSTALL = "pip install torch transformers peft accelerate"
 
 
 @dataclass(frozen=True)

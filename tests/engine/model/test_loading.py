@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import Corrupt, Invalid, NotFound, Unavailable
 from engine.model.loading import UNKNOWN_CONTEXT_TOKENS, chosen_device, chosen_dtype, load
+from engine.model.sources import INSTALL
 from engine.tiers.kv.tensors import WorkingCache
 from tests.engine.model.families import CONTINUED_WRONGLY, REFUSED, config_of
 from tests.engine.model.saved import opened, saved, settings
@@ -358,7 +359,7 @@ print(host.state.stage, host.info)
 def test_without_the_extra_the_host_says_what_to_install(tmp_path: Path) -> None:
     said = _process(WITHOUT, str(tmp_path)).splitlines()
     assert said == [
-        "the local model needs torch and transformers and accelerate: pip install 'memos-mcp[local]'",
+        f"the local model needs torch and transformers and accelerate: {INSTALL}",
         "unloaded None",
     ]
 
