@@ -49,7 +49,7 @@ from engine.settings import DEFAULT_KV_SHARE
 SIZES, SIZES_CUDA = (256, 1_024, 2_048, 4_096), (256, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768)
 ROUNDS = 5
 LONG_S = 4.0  # an arm that took so long in all is not run again
-SHARES = tuple(dict.fromkeys((0.3, DEFAULT_KV_SHARE)))
+SHARES = tuple(dict.fromkeys((DEFAULT_KV_SHARE, 0.5)))
 QUALITY_SHARES = (0.15, 0.3, 0.5, 0.6, 1.0)
 CASES = 500
 TEST_MODEL = Path(__file__).resolve().parents[1] / "tests" / "models" / "latest_wins"

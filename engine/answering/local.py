@@ -41,7 +41,7 @@ from engine.parts import Parts
 from engine.tiers.kv.assembly import Assembled, assemble
 from engine.tiers.kv.building import lossy_divergence, pinned_end
 from engine.tiers.kv.checking import Checker
-from engine.tiers.kv.entries import Entry, Scope
+from engine.tiers.kv.entries import PREFIX, Entry, Scope
 from engine.tiers.kv.files import NONE
 from engine.tiers.kv.found import Chunk
 from engine.tiers.kv.prefixes import BLOCK_TOKENS, Span
@@ -122,7 +122,11 @@ class LocalModel:
         """Build the KV caches of a cube."""
         runner = self.host.runner(source)
         with self.host.in_use():
-            return self._builder.build(runner, cube, caller, progress)
+            built = self._builder.build(runner, cube, caller, progress)
+        self.store.flush()
+        rows = [row for row in self.store.rows(cube, self.known) if row.usable]
+        prefix = sum(row.tokens for row in rows if row.form.startswith(PREFIX))
+        return replace(built, prefix_tokens=prefix, bytes=sum(row.bytes for row in rows))  # as they are kept
 
     def rows(self, cubes: Sequence[MemCube], caller: Caller) -> tuple[TierRow, ...]:
         """What is kept, of these cubes, of what the caller may see."""

@@ -242,7 +242,9 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat_and_twice_ends_it(talk: Termina
     assert kept["role"] == "assistant"
     assert kept["content"].startswith("on on on")
     talk.until("> ")
-    talk.types(f"half a line{CTRL_C}")
+    talk.types("half a line")
+    talk.until("half a line")  # readline is waiting for more
+    talk.types(CTRL_C)
     talk.until("Ctrl-C again")
     talk.until("> ")
     talk.types(CTRL_C)
