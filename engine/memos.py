@@ -233,9 +233,11 @@ class MemOS:
         """The events of a reply from memory; closing the iterator cancels it. See `engine.answering`."""
         return self._answering.chat(request, caller)
 
-    def model(self, caller: Caller, source: str | None = None, load: bool = False) -> ModelInfo | None:
+    def model(
+        self, caller: Caller, source: str | None = None, load: bool = False, offline: bool = False
+    ) -> ModelInfo | None:
         """The model that is served, as far as it is known. See `engine.answering`."""
-        return self._answering.model(caller, source, load)
+        return self._answering.model(caller, source, load, offline)
 
     def tiers(self, cube: str | None, caller: Caller) -> tuple[TierRow, ...]:
         """The KV caches that are kept of a cube, or of all that the caller may read. See `engine.answering`."""

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cubes import Action
@@ -18,7 +19,7 @@ from engine.answering.gathering import Gathering
 from engine.errors import Busy, Invalid, MemosError, NotAllowed, Unavailable
 from engine.governance.access import granted, require
 from engine.model.remote import is_remote
-from engine.model.sources import require_local
+from engine.model.sources import located, require_local
 from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow, is_called, shown_source
 from engine.operations import Caller, Progress
 from engine.parts import Parts, readable_cubes
@@ -50,8 +51,10 @@ class Answering:
 
     # --- the model -----------------------------------------------------------------------------------------------
 
-    def model(self, caller: Caller, source: str | None = None, load: bool = False) -> ModelInfo | None:
-        """The model that is served, as far as it is known; with `load` it is loaded first.
+    def model(
+        self, caller: Caller, source: str | None = None, load: bool = False, offline: bool = False
+    ) -> ModelInfo | None:
+        """The model that is served, as far as it is known; with `load` it is loaded first, if `offline` from here only.
 
         Raises:
             NotAllowed: only the owner may choose another one.
@@ -65,6 +68,8 @@ class Answering:
         if is_remote(chosen):
             return self._remote_model(chosen).info
         if load:
+            if offline:
+                located(chosen, replace(self._settings, offline=True), self._announce)  # refuses what is not here
             info = self._loaded(self._local_model(), chosen, caller)
             self._source = chosen
             return info

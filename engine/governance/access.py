@@ -146,7 +146,7 @@ def hears_of(principal: Principal, event: Event) -> tuple[bool, bool]:
 
 
 def no_cube(name: str) -> str:
-    return f"there is no cube {name!r}: `memos://cubes` lists the ones that you may read"
+    return f"there is no cube {name!r}: `memos://cubes`, or `memos-mcp cube list`, lists the ones that you may read"
 
 
 def no_memory(id: str) -> str:

@@ -70,7 +70,8 @@ class Chatting:
             Failure: there is none, or it cannot be loaded; the message says what to do.
         """
         try:
-            info = self.session.call("model", {"model": self.model, "load": True}, self.display.loading)
+            wanted = {"model": self.model, "load": True, "offline": self.session.settings.offline}
+            info = self.session.call("model", wanted, self.display.loading)
         finally:
             self.display.clear()
         return dict(info)

@@ -72,7 +72,9 @@ def build(session: Session, options: argparse.Namespace) -> int:
     """Compute them now, and not with the first chats. Ctrl-C keeps what is done by then."""
     model = model_source(options.model or session.settings.model)
     with session.screen.bar("build") as bar:
-        built = session.call("build_tier", {"cube": options.cube, "model": model}, bar)
+        built = session.call(
+            "build_tier", {"cube": options.cube, "model": model, "offline": session.settings.offline}, bar
+        )
     if session.screen.as_json:
         session.screen.json(built)
         return DONE

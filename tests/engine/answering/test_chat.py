@@ -324,6 +324,12 @@ def test_without_a_model_a_chat_says_how_to_choose_one(memos: MemOS):
         memos.chat(chat("hello"), ME)
 
 
+def test_who_wants_no_download_gets_none_whatever_the_daemon_may_do(settings: Settings, clock: HandClock):
+    free = replace(settings, offline=False)
+    with opened(free, clock) as memos, pytest.raises(Unavailable, match="downloads are off"):
+        memos.model(ME, "nobody/a-model-that-is-not-here", load=True, offline=True)
+
+
 def test_only_the_owner_chooses_another_model(talking: MemOS):
     with pytest.raises(NotAllowed):
         talking.chat(replace(chat("hello"), model="another"), Caller(Principal("guest")))
