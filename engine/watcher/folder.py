@@ -8,6 +8,7 @@ was put into the folder. Whatever cannot be read is a problem of that file, and 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -61,12 +62,13 @@ def scan(root: Path, now_ns: int, stopped: Callable[[], bool]) -> Scan:
     """Everything in `root`, nested folders too.
 
     Raises:
-        OSError: the folder itself is gone or cannot be read.
+        OSError: the folder itself is gone, also if it went meanwhile: files that went with it were not removed.
         Stopped: `stopped` said so.
     """
     found = Scan()
     real = os.path.realpath(root)
     pending = [("", os.fspath(real))]
+    before = os.stat(real)
     first = True
     while pending:
         under, folder = pending.pop()
@@ -87,6 +89,8 @@ def scan(root: Path, now_ns: int, stopped: Callable[[], bool]) -> Scan:
             found.problems[_shown(under) or "."] = f"there are more than {MAX_FILES} files: the rest is not read"
             found.unseen.add("")
             break
+    if not os.path.samestat(before, os.stat(real)):
+        raise FileNotFoundError(errno.ENOENT, "another folder is there now", real)
     return found
 
 

@@ -61,10 +61,10 @@ def states_at(memos: MemOS, cube: str, at: datetime) -> dict[str, str]:
 def test_an_old_store_opens_with_everything_in_it_and_a_backup_of_how_it_was(old: Settings) -> None:
     with opened(old, HandClock(LATER)) as memos:
         assert memos._parts.vault.rows("SELECT value FROM meta WHERE key = 'schema'") == [(str(MIGRATIONS[-1].number),)]
+        view = memos.memory(LAMP, ME).memory
         assert ids(ask(memos, "where is the lamp, red?"))[:1] == [LAMP]
         assert ids(ask(memos, "where does Ben live?", cubes=("people",)))[:1] == [HAMBURG]
         assert "It is in the cellar." in contents(ask(memos, "where is my bicycle, in the cellar?"))
-        view = memos.memory(LAMP, ME).memory
         assert (view.descriptive.tags, view.descriptive.source, view.behavioural.access_count) == (
             ("house",),
             "note.md",

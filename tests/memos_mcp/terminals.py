@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -37,6 +38,10 @@ class Terminal:
     def types(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
+    def _press(self, key: str) -> None:
+        with contextlib.suppress(OSError):  # it has just ended
+            self.types(key)
+
     def until(self, text: str) -> str:
         """Wait until `text` is shown, after what was waited for before; what was shown up to it, in plain text."""
         deadline = time.monotonic() + LONG_S
@@ -48,12 +53,17 @@ class Terminal:
         self._read_to = at + len(text)
         return shown
 
-    def end(self) -> int:
-        """Wait for the program's end; its exit code."""
+    def end(self, key: str = "") -> int:
+        """Wait for the program's end; its exit code. `key` is pressed until then.
+
+        Once is not enough: what is typed while a line editor sets up the terminal is lost, as it is for a person.
+        """
         deadline = time.monotonic() + LONG_S
         while self.process.poll() is None:
             assert time.monotonic() < deadline, f"it goes on: {self.seen!r}"
-            self._read(0.02)
+            if key:
+                self._press(key)
+            self._read(0.5 if key else 0.02)
         while self._read(0):
             pass
         return self.process.wait()

@@ -224,8 +224,7 @@ def test_a_person_sees_what_was_recalled_dimmed_then_the_reply_then_its_cost(tal
     assert f"\x1b[2m  {lines[1]}" in talk.seen or "\x1b[2m  m_" in talk.seen
     talk.types("/why\n")
     assert FACT in " ".join(talk.until("first token after").split())  # a narrow column wraps it
-    talk.types(CTRL_D)
-    assert talk.end() == 0
+    assert talk.end(CTRL_D) == 0
 
 
 def test_ctrl_c_stops_the_reply_and_not_the_chat_and_twice_ends_it(talk: Terminal, server: ModelServer) -> None:
@@ -247,6 +246,8 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat_and_twice_ends_it(talk: Termina
     talk.types(CTRL_C)
     talk.until("Ctrl-C again")
     talk.until("> ")
+    talk.types("enough")
+    talk.until("enough")
     talk.types(CTRL_C)
     assert talk.end() == 0
 

@@ -47,8 +47,7 @@ def test_a_person_who_chats_hears_that_the_model_is_loaded_and_what_was_not_read
             chat.types("/new\n")
             chat.until("a new conversation")
         assert reused[0] == 0 < reused[1]
-        chat.types(CTRL_D)
-        assert chat.end() == 0
+        assert chat.end(CTRL_D) == 0
 
 
 def test_the_tier_is_built_used_shown_and_dropped(sh: Shell) -> None:
