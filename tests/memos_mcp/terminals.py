@@ -21,6 +21,7 @@ from tests.memos_mcp.processes import LONG_S, environment
 
 CTRL_C, CTRL_D = "\x03", "\x04"
 COLUMNS = 100
+PRESS_AGAIN_S = 5.0  # a key that was not heard until then is pressed again
 # Makes the terminal that it has for standard input its own, so that Ctrl-C reaches it, and becomes the program.
 BECOME = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -42,10 +43,16 @@ class Terminal:
         with contextlib.suppress(OSError):  # it has just ended
             self.types(key)
 
-    def until(self, text: str) -> str:
-        """Wait until `text` is shown, after what was waited for before; what was shown up to it, in plain text."""
-        deadline = time.monotonic() + LONG_S
+    def until(self, text: str, key: str = "") -> str:
+        """Wait until `text` is shown, after what was waited for before; what was shown up to it, in plain text.
+
+        `key` is pressed until then, as in `end`.
+        """
+        deadline, pressed = time.monotonic() + LONG_S, float("-inf")
         while (at := self.plain.find(text, self._read_to)) < 0:
+            if key and time.monotonic() - pressed > PRESS_AGAIN_S:
+                self._press(key)
+                pressed = time.monotonic()
             assert time.monotonic() < deadline, f"{text!r} was not shown: {self.seen!r}"
             if not self._read(0.05) and self.process.poll() is not None:
                 assert text in self.plain[self._read_to :], f"ended without {text!r}: {self.seen!r}"
@@ -58,12 +65,13 @@ class Terminal:
 
         Once is not enough: what is typed while a line editor sets up the terminal is lost, as it is for a person.
         """
-        deadline = time.monotonic() + LONG_S
+        deadline, pressed = time.monotonic() + LONG_S, float("-inf")
         while self.process.poll() is None:
             assert time.monotonic() < deadline, f"it goes on: {self.seen!r}"
-            if key:
+            if key and time.monotonic() - pressed > PRESS_AGAIN_S:
                 self._press(key)
-            self._read(0.5 if key else 0.02)
+                pressed = time.monotonic()
+            self._read(0.02)
         while self._read(0):
             pass
         return self.process.wait()

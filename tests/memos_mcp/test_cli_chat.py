@@ -243,13 +243,11 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat_and_twice_ends_it(talk: Termina
     talk.until("> ")
     talk.types("half a line")
     talk.until("half a line")  # readline is waiting for more
-    talk.types(CTRL_C)
-    talk.until("Ctrl-C again")
+    talk.until("Ctrl-C again", CTRL_C)
     talk.until("> ")
     talk.types("enough")
     talk.until("enough")
-    talk.types(CTRL_C)
-    assert talk.end() == 0
+    assert talk.end(CTRL_C) == 0
 
 
 def test_slash_quit_leaves(talk: Terminal) -> None:
