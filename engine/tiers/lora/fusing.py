@@ -27,10 +27,18 @@ from engine.tiers.lora.material import Material, gathering
 from engine.tiers.lora.questions import Questions
 from engine.tiers.lora.serving import Resident
 
-SVD, LINEAR, CAT, TIES, DARE, HEALED, RETRAINED = "svd", "linear", "cat", "ties", "dare_linear", "svd+healed", "retrained"
+SVD, LINEAR, CAT, TIES, DARE, HEALED, RETRAINED = (
+    "svd",
+    "linear",
+    "cat",
+    "ties",
+    "dare_linear",
+    "svd+healed",
+    "retrained",
+)
 COMBINATIONS = (SVD, CAT, LINEAR, TIES, DARE)
 DENSITY = {TIES: 0.5, DARE: 0.7}  # of the weights that ties and dare keep
-HEALING = Plan(learning_rate=3e-3, steps=120, warm_up=5, held_steps=15, cool_down=20)
+HEALING = Plan(learning_rate=3e-3, steps=120, warm_up=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,9 @@ def fusing(
         NotFound, Conflict: a part is not resident, or there is an adapter of that name.
     """
     if len(parts) < 2 or not hows or set(hows) - {*COMBINATIONS, HEALED, RETRAINED}:
-        raise Invalid(f"fusing takes at least two adapters and ways among {', '.join((*COMBINATIONS, HEALED, RETRAINED))}")
+        raise Invalid(
+            f"fusing takes at least two adapters and ways among {', '.join((*COMBINATIONS, HEALED, RETRAINED))}"
+        )
     rank = rank or sum(resident.config(part).r for part in parts)
     tried: list[Tried] = []
     material: Material | None = None

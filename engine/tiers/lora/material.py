@@ -22,7 +22,7 @@ import torch
 
 from engine.errors import Invalid
 from engine.model.prompts import Note
-from engine.tiers.lora.asking import Said, Stage, asking, prompt_ids
+from engine.tiers.lora.asking import ANSWER_TOKENS, Said, Stage, asking, prompt_ids
 from engine.tiers.lora.batches import predicted
 from engine.tiers.lora.questions import Question, Questions, Scene
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 TEACHER_NOTES = 8
 BESIDE_NOTES = 4  # of others, at most, in a context in which a distilled memory is asked for without being there
 LIKELY = 64  # tokens of each position whose probability is kept
-REPLAYED = 256  # replay rows of each kind, at least; more for many memories
+REPLAYED = 48  # rows of each kind that hold the model still, for each memory …
+LEAST_REPLAYED, MOST_REPLAYED = 1_024, 4_096  # … within these: few that are seen often are learned by heart instead
 MEMORY, BESIDE, UNKNOWN, SCENE, CONFLICT = "memory", "beside", "unknown", "scene", "conflict"
 KINDS = (MEMORY, BESIDE, UNKNOWN, SCENE, CONFLICT)
 
@@ -84,9 +85,11 @@ def gathering(
     questions: Questions,
     seed: int = 0,
     others: Sequence[Note] = (),
-    answer_tokens: int = 48,
+    replayed: int = 0,
+    answer_tokens: int = ANSWER_TOKENS,
 ) -> Generator[Stage, None, Material]:
-    """Make the material for `notes` with the model `loaded`, unworn. `others` are memories that stay as text.
+    """Make the material for `notes` with the model `loaded`, unworn. `others` are memories that stay as text;
+    `replayed` is how many rows of each kind hold the model still, 0: as many as suit the memories.
 
     Raises:
         Invalid: there is nothing to distil, or the model answers none of the questions rightly.
@@ -94,7 +97,7 @@ def gathering(
     if not notes:
         raise Invalid("there is no memory to distil: name at least one")
     draw = random.Random(seed)
-    asked = list(_asked(loaded, tuple(notes), questions, draw, others))
+    asked = list(_asked(loaded, tuple(notes), questions, draw, others, replayed))
     said = yield from asking(
         loaded, [one.teacher for one in asked], answer_tokens=answer_tokens, message="the teacher answers"
     )
@@ -118,9 +121,14 @@ def gathering(
 
 
 def _asked(
-    loaded: Loaded, notes: tuple[Note, ...], questions: Questions, draw: random.Random, others: Sequence[Note]
+    loaded: Loaded,
+    notes: tuple[Note, ...],
+    questions: Questions,
+    draw: random.Random,
+    others: Sequence[Note],
+    replayed: int,
 ) -> Generator[_Asked, None, None]:
-    count = max(REPLAYED, 2 * len(notes))
+    count = replayed or min(MOST_REPLAYED, max(LEAST_REPLAYED, REPLAYED * len(notes)))
     scenes = list(questions.scenes(draw, notes, count))
     beside = [scene.notes for scene in scenes if scene.notes] or [tuple(others)]
     for start in range(0, len(notes), TEACHER_NOTES):

@@ -76,7 +76,9 @@ def probing(
     worn, base = resident.wearing(name), resident.wearing(None)
     subjects = list(sweep.subjects())
     first = yield from _ask(worn, [(one, one.phrasings[0]) for one in subjects], "sweeping")
-    told = [(one, said) for one, said in zip(subjects, first, strict=True) if said.whole and not sweep.refuses(said.text)]
+    told = [
+        (one, said) for one, said in zip(subjects, first, strict=True) if said.whole and not sweep.refuses(said.text)
+    ]
     more = [(one, phrasing) for one, _ in told for phrasing in one.phrasings[1:]]
     others = iter((yield from _ask(worn, more, "asking again")))
     found = []
@@ -107,9 +109,7 @@ def calibration_error(found: Iterable[tuple[float, bool]], bins: int = 10) -> fl
     return off / len(told) if told else 0.0
 
 
-def _ask(
-    loaded: Loaded, asked: Sequence[tuple[Subject, str]], message: str
-) -> Generator[Stage, None, list[Said]]:
+def _ask(loaded: Loaded, asked: Sequence[tuple[Subject, str]], message: str) -> Generator[Stage, None, list[Said]]:
     return (yield from asking(loaded, [prompt_ids(loaded, text) for _, text in asked], message=message))
 
 

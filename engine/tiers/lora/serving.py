@@ -91,7 +91,7 @@ class Resident:
 
         Its first weights are drawn from torch's generator. Without a card it is being made: it is never evicted.
         """
-        if not NAME.fullmatch(name):
+        if not NAME.fullmatch(name) or name in "lora_":
             raise Invalid(f"{name!r} cannot name an adapter: use letters, digits, - and _, and not lora_")
         if name in self._adapters:
             raise Conflict(f"there is an adapter {name} already: drop it first")
@@ -147,8 +147,7 @@ class Resident:
         return {key: tensor.detach() for key, tensor in found.items()}
 
     def parameters(self, name: str) -> list[torch.nn.Parameter]:
-        """Its weights, for an optimiser, in the order of the model's modules; they require gradients while it is made.
-        """
+        """Its weights, for an optimiser, in the order of the model's modules; they require gradients while it is made."""
         self.known(name)
         found = []
         for layer in self._layers:
