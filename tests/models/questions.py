@@ -89,7 +89,7 @@ class EveryKey:
         for name in self.names:
             for about in ABOUT:
                 fact = Fact(name, about, "")
-                yield Subject(f"{name} {about}", tuple(_phrased(one, fact) for one in QUESTIONS))
+                yield Subject(f"{name} {about}", tuple(_phrased(one, fact) for one in (*QUESTIONS, *HELD_OUT[1:])))
 
     def refuses(self, answer: str) -> bool:
         return answer == UNKNOWN

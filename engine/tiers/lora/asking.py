@@ -98,7 +98,7 @@ def as_job(steps: Generator[Stage, None, T]) -> Generator[Stage | T, None, None]
     yield (yield from steps)
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def _answers(
     loaded: Loaded, prompts: Sequence[Sequence[int]], adapters: Sequence[str] | None, answer_tokens: int
 ) -> list[Said]:

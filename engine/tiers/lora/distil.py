@@ -84,7 +84,7 @@ def distilling(
     resident: Resident,
     name: str,
     material: Material,
-    plan: Plan = Plan(),  # noqa: B008 - it is immutable
+    plan: Plan = Plan(),
     *,
     start: tuple[LoraConfig, Mapping[str, torch.Tensor]] | None = None,
     checkpoint: Path | None = None,

@@ -126,6 +126,8 @@ def read_adapter(folder: Path, model: str) -> tuple[LoraConfig, dict[str, torch.
         )
     try:
         told = json.loads((folder / CONFIG).read_bytes())
+        if not isinstance(told, dict):
+            raise ValueError("it is not a table")
         if told.get("peft_type") != "LORA":
             raise Invalid(f"{folder.name} is a {told.get('peft_type')} adapter: only LoRA is served")
         taken = {one.name for one in fields(LoraConfig)}

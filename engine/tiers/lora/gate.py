@@ -107,7 +107,7 @@ def judging(
     name: str,
     notes: Sequence[Note],
     questions: Questions,
-    limits: Limits = Limits(),  # noqa: B008 - it is immutable
+    limits: Limits = Limits(),
     *,
     unrelated: Sequence[str] = (),
     cases: int = CASES,

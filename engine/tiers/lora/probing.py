@@ -63,7 +63,7 @@ def probing(
     name: str,
     sweep: Sweep,
     *,
-    calibration: Calibration = Calibration(),  # noqa: B008 - it is immutable
+    calibration: Calibration = Calibration(),
     least_confidence: float = LEAST_CONFIDENCE,
 ) -> Generator[Stage, None, list[Asserted]]:
     """What the resident adapter `name` asserts, the surest first.

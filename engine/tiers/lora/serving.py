@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from engine.errors import Conflict, Invalid, NotFound, TooLarge
@@ -147,7 +147,7 @@ class Resident:
         return {key: tensor.detach() for key, tensor in found.items()}
 
     def parameters(self, name: str) -> list[torch.nn.Parameter]:
-        """Its weights, for an optimiser, in the order of the model's modules; they require gradients while it is made."""
+        """Its weights, for an optimiser, in the order of modules; they require gradients while it is made."""
         self.known(name)
         found = []
         for layer in self._layers:
@@ -220,11 +220,11 @@ class Resident:
         adapter.used = self._clock
         return adapter
 
-    def _make_room(self, name: str, bytes: int) -> None:
-        if bytes > self._budget:
-            raise TooLarge(f"the adapter {name} has {bytes} bytes, the budget is {self._budget}: raise it")
+    def _make_room(self, name: str, needed: int) -> None:
+        if needed > self._budget:
+            raise TooLarge(f"the adapter {name} has {needed} bytes, the budget is {self._budget}: raise it")
         for one in self.adapters:
-            if self.bytes + bytes <= self._budget:
+            if self.bytes + needed <= self._budget:
                 return
             if not one.kept:
                 self.drop(one.name)
