@@ -2,9 +2,9 @@
 
 Candidates come in the order of what they cost: PEFT's combinations (linear, cat, ties, dare) and `svd`, by a QR of the
 factors. Only the likeliest is healed: on the test model a combination alone knows too little of both, and svd with
-healing all of it. What the gate lets pass first is taken; when none passes, the adapter is trained anew on all the
-memories, and the result says so. What must stay true: of all candidates at most the chosen one stays resident, and the
-parts are as they were.
+healing all of it. What the gate lets pass first is taken; the last way is training anew on all the memories, and the
+result says which it was. When none passes it is the best of them, and its verdict says that it failed. What must stay
+true: of all candidates at most the chosen one stays resident, and the parts are as they were.
 """
 
 from __future__ import annotations
@@ -88,24 +88,27 @@ def fusing(
     rank = rank or sum(resident.config(part).r for part in parts)
     tried: list[Tried] = []
     material: Material | None = None
-    for how in hows:
-        candidate, steps = f"{name}-{len(tried)}", 0
-        if how in COMBINATIONS:
-            combined(resident, candidate, parts, [1.0] * len(parts), how, rank)
-        else:
-            material = material or (yield from gathering(resident.wearing(None), notes, questions, plan.seed))
-            steps = yield from _trained(resident, candidate, parts, material, how, rank, healing, plan)
-        try:
-            verdict = yield from judging(resident, candidate, notes, questions, limits)
-        except BaseException:
-            resident.drop(candidate)
-            raise
-        tried.append(Tried(how, verdict, steps))
-        if verdict.passed or how == hows[-1]:
-            _named(resident, candidate, name, tried[-1], parts)
-            return Fused(name, how, verdict, tuple(tried))
-        resident.drop(candidate)
-    raise AssertionError("the last way always returns")
+    best: tuple[str, Tried] | None = None
+    try:
+        for how in hows:
+            candidate, steps = f"{name}-{len(tried)}", 0
+            if how in COMBINATIONS:
+                combined(resident, candidate, parts, [1.0] * len(parts), how, rank)
+            else:
+                material = material or (yield from gathering(resident.wearing(None), notes, questions, plan.seed))
+                steps = yield from _trained(resident, candidate, parts, material, how, rank, healing, plan)
+            tried.append(Tried(how, (yield from judging(resident, candidate, notes, questions, limits)), steps))
+            if best is None or tried[-1].verdict.standing > best[1].verdict.standing:
+                best = candidate, tried[-1]
+            if best[1].verdict.passed:
+                break
+        assert best is not None
+        _named(resident, best[0], name, best[1], parts)
+        return Fused(name, best[1].how, best[1].verdict, tuple(tried))
+    finally:
+        for one in resident.adapters:
+            if one.name in {f"{name}-{number}" for number in range(len(hows))}:
+                resident.drop(one.name)
 
 
 def combined(
@@ -153,7 +156,6 @@ def _named(resident: Resident, candidate: str, name: str, tried: Tried, parts: S
     model = resident.base.info.fingerprint
     card = Card(model, digest_of(config, tensors), sources, steps=tried.steps, made=tried.how, parents=parents)
     resident.add(name, config, tensors, card)
-    resident.drop(candidate)
 
 
 def _config(resident: Resident, parts: Sequence[str], rank: int) -> LoraConfig:

@@ -1,9 +1,10 @@
 """Turns an adapter back into text: asks what it may know, and keeps what it asserts beyond the base model.
 
 Each subject is asked in several phrasings. What counts: that the phrasings agree, that the adapter is sure, and that
-the base model without it would not have said so (the margin, in nats a token). From these comes a confidence, a logistic
-function whose coefficients were fitted on adapters of the test model other than those it is judged by. What comes back
-is text with a confidence, to be kept as memories of origin `parametric`; nothing here keeps it.
+the base model without it would not have said so (the margin, in nats a token, which must be there but says no more).
+From these comes a confidence, a logistic function fitted on three adapters of the test model (24 and 64 facts, 127
+assertions). Left out one by one, the others' fit was off by .04 to .09 (expected calibration error), and of what it
+kept 0 to 4 % was false. What comes back is text with a confidence; nothing here keeps it.
 """
 
 from __future__ import annotations
@@ -26,22 +27,21 @@ if TYPE_CHECKING:
 
 LEAST_AGREEMENT = 2 / 3  # of the phrasings
 LEAST_MARGIN = 1.0  # nats a token by which the adapter is surer than the base
-LEAST_CONFIDENCE = 0.5
+LEAST_CONFIDENCE = 0.7
 FLOOR = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Confidence = logistic(bias + agreement, sureness (log odds) and margin, each times its coefficient)."""
+    """Confidence = logistic(bias + agreement and sureness (log odds), each times its coefficient)."""
 
-    bias: float = -12.0
-    agreement: float = 12.0
-    sureness: float = 0.6
-    margin: float = 0.1
+    bias: float = -17.2
+    agreement: float = 11.0
+    sureness: float = 2.5
 
-    def confidence(self, agreement: float, sureness: float, margin: float) -> float:
+    def confidence(self, agreement: float, sureness: float) -> float:
         sure = min(1 - FLOOR, max(FLOOR, sureness))
-        z = self.bias + self.agreement * agreement + self.sureness * log(sure / (1 - sure)) + self.margin * margin
+        z = self.bias + self.agreement * agreement + self.sureness * log(sure / (1 - sure))
         return 1 / (1 + exp(-max(-30.0, min(30.0, z))))
 
 
@@ -92,7 +92,7 @@ def probing(
     kept = []
     for (one, agreeing, agreement, _), margin in zip(found, margins, strict=True):
         sureness = sum(each.sureness for each in agreeing) / len(agreeing)
-        confidence = calibration.confidence(agreement, sureness, margin)
+        confidence = calibration.confidence(agreement, sureness)
         if margin >= LEAST_MARGIN and confidence >= least_confidence:
             text = sweep.stated(one, agreeing[0].text)
             kept.append(Asserted(one.key, agreeing[0].text, text, confidence, agreement, sureness, margin))

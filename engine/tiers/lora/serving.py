@@ -7,16 +7,17 @@ computed with an adapter has a fingerprint of its own, so no KV cache is shared 
 
 What must stay true: nothing but an adapter in training requires gradients; no adapter is active but during a forward
 pass that asked for it; the base, unworn, is bit for bit what it was; the adapters that were loaded stay within the
-budget, the longest unused go first. Switching does not go through PEFT's `set_adapter`, which takes milliseconds and
-turns `requires_grad` on: it sets what that sets. Used on the model's thread only. Where adapters come from and who may
-use them is not known here.
+budget: the longest unused go first, and none that a request still sees the model through. Switching does not go through
+PEFT's `set_adapter`, which takes milliseconds and turns `requires_grad` on: it sets what that sets. Used on the model's
+thread only. Where adapters come from and who may use them is not known here.
 """
 
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from engine.errors import Conflict, Invalid, NotFound, TooLarge
+from engine.errors import Busy, Conflict, Invalid, NotFound, TooLarge
 from engine.model.fingerprint import with_adapters
 from engine.tiers.lora.files import Card, read_adapter
 
@@ -45,6 +46,7 @@ class Adapter:
     kept: bool  # never evicted: it is being made
     card: Card | None = None
     used: int = 0
+    wearers: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)  # requests that see the model through it
 
 
 class Resident:
@@ -74,6 +76,7 @@ class Resident:
             Conflict: it was made for another model, or the name is taken by another adapter.
             NotFound, Corrupt, Invalid: as `read_adapter`.
             TooLarge: it alone is larger than the budget.
+            Busy: there is no room while requests use the others.
         """
         config, tensors, card = read_adapter(folder, self.base.info.fingerprint)
         known = self._adapters.get(name)
@@ -173,7 +176,9 @@ class Resident:
         info = self.base.info
         if adapter.digest is not None:
             info = replace(info, fingerprint=with_adapters(info.fingerprint, [adapter.digest]))
-        return replace(self.base, model=_Worn(self, name, self.base.model), info=info)
+        worn = _Worn(self, name, self.base.model)
+        adapter.wearers.add(worn)
+        return replace(self.base, model=worn, info=info)
 
     def mixing(self) -> Loaded:
         """The model whose forward takes `adapter_names`, one for each row of a batch, `BASE` for none."""
@@ -226,8 +231,10 @@ class Resident:
         for one in self.adapters:
             if self.bytes + needed <= self._budget:
                 return
-            if not one.kept:
+            if not one.kept and not one.wearers:
                 self.drop(one.name)
+        if self.bytes + needed > self._budget:
+            raise Busy(f"there is no room for the adapter {name} while requests use the others: ask again")
 
 
 class _Worn:

@@ -20,7 +20,9 @@ CASES = 40
 
 def judged(resident: Resident, name: str, made: Trained, limits: Limits | None = None) -> Verdict:
     return finished(
-        judging(resident, name, made.notes, made.questions, limits or Limits(), unrelated=["hello", "thanks"], cases=CASES)
+        judging(
+            resident, name, made.notes, made.questions, limits or Limits(), unrelated=["hello", "thanks"], cases=CASES
+        )
     )
 
 

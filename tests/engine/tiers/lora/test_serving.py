@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.errors import Conflict, Invalid, NotFound, TooLarge
+from engine.errors import Busy, Conflict, Invalid, NotFound, TooLarge
 from engine.model.generation import generate
 from engine.model.runner import Runner
 from engine.model_operations import Sampling
@@ -169,6 +169,19 @@ def test_the_longest_unused_adapter_goes_when_the_budget_is_full(
     resident.close()
     with pytest.raises(TooLarge, match="budget"):
         Resident(loaded, 10).load("of-first", first.folder)
+
+
+def test_an_adapter_that_a_request_still_uses_is_not_evicted(loaded, first: Trained, second: Trained):
+    resident = Resident(loaded, first.distilled.bytes)
+    resident.load("of-first", first.folder)
+    worn = resident.wearing("of-first")
+    with pytest.raises(Busy, match="ask again"):
+        resident.load("of-second", second.folder)
+    assert [one.text for one in answers(worn, prompts_of(resident, first)[:1])] == values_of(first)[:1]
+    del worn
+    resident.load("of-second", second.folder)
+    assert [one.name for one in resident.adapters] == ["of-second"]
+    resident.close()
 
 
 def test_a_request_whose_adapter_was_dropped_fails_instead_of_answering_as_the_base(both: Resident, first: Trained):
