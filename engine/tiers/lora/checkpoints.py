@@ -80,7 +80,7 @@ def restore(path: Path, key: str, parameters: Sequence[Any], optimizer: Any) -> 
         return None
     with torch.inference_mode(False), torch.no_grad():
         for number, parameter in enumerate(parameters):
-            weights, first, second = (tensors[f"{number}.{name}"].to(parameter.device) for name in PARTS)
+            weights, first, second = (tensors[f"{number}.{name}"].clone().to(parameter.device) for name in PARTS)
             parameter.copy_(weights)
             step = torch.tensor(float(state.done))
             optimizer.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}

@@ -14,7 +14,6 @@ mixture were measured on the test model; see `docs/adapters.md`.
 from __future__ import annotations
 
 import random
-import resource
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -32,6 +31,9 @@ from engine.tiers.lora.batches import PIECE_TOKENS, logits_of, pieces
 from engine.tiers.lora.files import Card, Source, digest_of
 from engine.tiers.lora.material import BESIDE, CONFLICT, MEMORY, SCENE, UNKNOWN, Material, Row, Target
 from engine.tiers.lora.serving import Resident
+
+if sys.platform != "win32":
+    import resource
 
 if TYPE_CHECKING:
     from engine.tiers.lora.serving import Adapter
@@ -89,8 +91,11 @@ def distilling(
     start: tuple[LoraConfig, Mapping[str, torch.Tensor]] | None = None,
     checkpoint: Path | None = None,
     clock: Callable[[], float] = time.monotonic,
+    peak: Callable[[], int] | None = None,
 ) -> Generator[Stage, None, Distilled]:
     """Train an adapter, from `start` or from nothing; it is resident in the end, under `name`.
+
+    `peak` tells the most memory that was in use so far; None: `peak_bytes`.
 
     Raises:
         TooLarge: it needs more memory than `plan.max_bytes`.
@@ -101,7 +106,7 @@ def distilling(
         raise Invalid("a plan has a rank, steps, a batch and a learning rate above 0: correct it")
     adapter = _fresh(resident, name, plan, start)
     try:
-        run = _Run(resident, adapter, material, plan, checkpoint, clock)
+        run = _Run(resident, adapter, material, plan, checkpoint, clock, peak or peak_bytes)
         yield from run.steps()
         return run.finished()
     except BaseException:  # cancelled, failed or closed: nothing stays
@@ -148,14 +153,15 @@ class _Run:
         plan: Plan,
         checkpoint: Path | None,
         clock: Callable[[], float],
+        peak: Callable[[], int],
     ) -> None:
         self._resident, self._adapter, self._material, self._plan = resident, adapter, material, plan
-        self._checkpoint, self._clock = checkpoint, clock
+        self._checkpoint, self._clock, self._peak = checkpoint, clock, peak
         self._parameters = resident.parameters(adapter.name)
         self._model = resident.wearing(adapter.name).model
         self._optimizer = torch.optim.AdamW(self._parameters, lr=plan.learning_rate, weight_decay=0.0)
         self._decks = {kind: rows for kind, rows in material.rows.items() if rows}
-        self._begun, self._before = clock(), peak_bytes()
+        self._begun, self._before = clock(), peak()
         self._losses: list[float] = []
         self._held: list[float] = []
         self._last = plan.steps  # the step behind the last
@@ -195,7 +201,7 @@ class _Run:
             _mean(self._held[recent]),
             self._ended,
             self._adapter.bytes,
-            max(0, peak_bytes() - self._before),
+            max(0, self._peak() - self._before),
             tuple(note.id for note in self._material.untaught),
         )
 
@@ -238,7 +244,7 @@ class _Run:
     def _decide(self) -> None:
         """Whether training goes on, cools down, or ends."""
         plan = self._plan
-        if plan.max_bytes and (added := peak_bytes() - self._before) > plan.max_bytes:
+        if plan.max_bytes and (added := self._peak() - self._before) > plan.max_bytes:
             raise TooLarge(f"distilling added {added} bytes, more than {plan.max_bytes}: use a smaller batch or rank")
         if plan.max_seconds and self._clock() - self._begun > plan.max_seconds:
             self._last, self._ended = self._done, "time"
@@ -289,9 +295,11 @@ def _dealt(deck: Sequence[Row], start: int, count: int, salt: str) -> list[Row]:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process, and its GPU, had in use so far."""
+    """The most memory that this process, or its GPU, had in use so far; 0 where the system does not say."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return 0
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
 

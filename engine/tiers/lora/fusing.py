@@ -89,6 +89,7 @@ def fusing(
     tried: list[Tried] = []
     material: Material | None = None
     best: tuple[str, Tried] | None = None
+    made: list[str] = []
     try:
         for how in hows:
             candidate, steps = f"{name}-{len(tried)}", 0
@@ -97,6 +98,7 @@ def fusing(
             else:
                 material = material or (yield from gathering(resident.wearing(None), notes, questions, plan.seed))
                 steps = yield from _trained(resident, candidate, parts, material, how, rank, healing, plan)
+            made.append(candidate)
             tried.append(Tried(how, (yield from judging(resident, candidate, notes, questions, limits)), steps))
             if best is None or tried[-1].verdict.standing > best[1].verdict.standing:
                 best = candidate, tried[-1]
@@ -106,9 +108,8 @@ def fusing(
         _named(resident, best[0], name, best[1], parts)
         return Fused(name, best[1].how, best[1].verdict, tuple(tried))
     finally:
-        for one in resident.adapters:
-            if one.name in {f"{name}-{number}" for number in range(len(hows))}:
-                resident.drop(one.name)
+        for candidate in made:
+            resident.drop(candidate)
 
 
 def combined(

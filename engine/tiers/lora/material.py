@@ -170,6 +170,7 @@ def _targets(
     for places, said in predicted(loaded, asked):
         for place, logits in zip(places, said, strict=True):
             likely = torch.log_softmax(logits.float(), -1).topk(min(LIKELY, logits.shape[-1]), -1)
-            found[place] = Target(likely.indices.to("cpu"), likely.values.to("cpu"))
+            with torch.inference_mode(False):  # tensors of the inference mode cannot be trained with
+                found[place] = Target(likely.indices.to("cpu").clone(), likely.values.to("cpu").clone())
         yield Stage(len(found), len(asked), "the teacher's distributions")
     return [found[place] for place in range(len(asked))]

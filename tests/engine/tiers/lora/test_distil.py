@@ -112,9 +112,10 @@ def test_time_ends_the_training_and_memory_refuses_it(resident: Resident, small:
         distilling(resident, "in-time", small, replace(SHORT, max_seconds=2), clock=lambda: float(next(seconds)))
     )
     assert (made.ended, made.steps) == ("time", 3)
-    heavy = replace(SHORT, batch=64, rank=2048, max_bytes=1)
+    used = iter(range(0, 1000, 400))
+    heavy = replace(SHORT, max_bytes=1000)
     with pytest.raises(TooLarge, match="smaller batch"):
-        finished(distilling(resident, "too-much", small, heavy))
+        finished(distilling(resident, "too-much", small, heavy, peak=lambda: next(used, 5000)))
     assert [one.name for one in resident.adapters] == ["in-time"]
 
 
@@ -132,15 +133,33 @@ def test_a_name_that_is_taken_is_refused_and_its_adapter_stays(resident: Residen
     assert resident.known("taken-name").digest == first.distilled.digest
 
 
-def test_it_runs_in_the_background_of_the_models_thread(loaded, small: Material):
-    resident, runner = Resident(loaded, 1 << 30), Runner(loaded)
+def test_it_runs_in_the_background_of_the_models_thread_from_the_material_to_the_end(loaded, tmp_path: Path):
+    resident, runner, path = Resident(loaded, 1 << 30), Runner(loaded), tmp_path / "checkpoint"
+    notes, questions = some_notes(62, 3)
+    plan = replace(SHORT, checkpoint_steps=2)
+
+    def begin(material: Material, name: str):
+        return runner.stream(
+            lambda _: as_job(distilling(resident, name, material, plan, checkpoint=path)), background=True
+        )
+
     try:
-        with runner.stream(lambda _: as_job(distilling(resident, "behind", small, SHORT)), background=True) as told:
-            *stages, made = list(told)
+        gathered = runner.stream(lambda _: as_job(gathering(loaded, notes, questions, 1, replayed=12)), background=True)
+        *_, material = list(gathered)
+        assert isinstance(material, Material)
+        with begin(material, "behind-one") as told:
+            *stages, whole = list(told)
         assert [stage.done for stage in stages if isinstance(stage, Stage)] == list(range(1, 7))
-        assert isinstance(made, Distilled)
-        replies = runner.call(lambda _: said(resident.wearing("behind"), []))
-        assert replies == []
+        assert isinstance(whole, Distilled)
+        cut = distilling(resident, "behind-two", material, plan, checkpoint=path)
+        for _ in range(3):
+            next(cut)
+        kept = path.read_bytes()
+        cut.close()
+        path.write_bytes(kept)
+        *_, again = list(begin(material, "behind-three"))
+        assert isinstance(again, Distilled)
+        assert again.digest == whole.digest
     finally:
         runner.call(lambda _: resident.close())
         runner.close()

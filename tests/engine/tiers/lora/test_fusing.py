@@ -7,11 +7,11 @@ import time
 import pytest
 import torch
 
-from engine.errors import Invalid, NotFound
+from engine.errors import Conflict, Invalid, NotFound
 from engine.tiers.lora.asking import finished
 from engine.tiers.lora.distil import Plan
 from engine.tiers.lora.factors import DOWN, UP, scaling_of, svd_sum
-from engine.tiers.lora.fusing import CAT, COMBINATIONS, LINEAR, HEALED, RETRAINED, SVD, combined, fusing
+from engine.tiers.lora.fusing import CAT, COMBINATIONS, HEALED, LINEAR, RETRAINED, SVD, combined, fusing
 from engine.tiers.lora.gate import Limits
 from engine.tiers.lora.serving import Resident
 from tests.engine.tiers.lora.conftest import Trained
@@ -146,6 +146,13 @@ def test_when_nothing_passes_the_best_is_taken_and_the_verdict_says_so(both: Res
     assert ([one.how for one in made.tried], made.verdict.passed) == ([LINEAR, CAT], False)
     assert made.verdict.standing == max(one.verdict.standing for one in made.tried)
     assert {one.name for one in both.adapters} == {"of-first", "of-second", "of-both"}
+
+
+def test_an_adapter_that_has_the_name_of_a_candidate_is_left_alone(both: Resident, first: Trained):
+    both.load("of-both-0", first.folder)
+    with pytest.raises(Conflict):
+        finished(fusing(both, "of-both", ["of-first", "of-second"], first.notes, first.questions))
+    assert {one.name for one in both.adapters} == {"of-first", "of-second", "of-both-0"}
 
 
 def test_one_adapter_or_an_unknown_way_is_refused(both: Resident, first: Trained):
