@@ -77,7 +77,7 @@ def write_adapter(folder: Path, config: Any, tensors: Mapping[str, torch.Tensor]
     partial.mkdir(mode=0o700, parents=True)
     try:
         weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-        _write(partial / WEIGHTS, save(weights, {"format": "pt", "base_fingerprint": card.model}))
+        _write(partial / WEIGHTS, save(weights, {"format": "pt"}))
         _write(partial / CONFIG, _json(_plain(config)))
         _write(partial / CARD, _json({"version": VERSION, **asdict(card)}))
         sync_folder(partial)
