@@ -19,8 +19,8 @@ from engine.tiers.lora.material import Material, gathering
 from engine.tiers.lora.serving import Resident
 from tests.models.questions import Facts, some_notes
 
-PLAN = Plan(steps=140, batch=32, seed=1)
-REPLAYED = 400
+PLAN = Plan(steps=110, batch=28, seed=1)
+REPLAYED = 300
 PLENTY = 1 << 30
 
 
