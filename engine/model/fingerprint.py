@@ -56,6 +56,14 @@ def fingerprint(
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def with_adapters(base: str, adapters: Sequence[str]) -> str:
+    """The fingerprint of the model with fingerprint `base` as it is seen through adapters, given their digests."""
+    if not adapters:
+        return base
+    text = json.dumps({"kind": KIND, "base": base, "adapters": sorted(adapters)}, sort_keys=True)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
 def digests_of(folder: Path, record: Path | None = None) -> dict[str, str]:
     """SHA-256 in hex of each file of weights, by name. `record` is where known ones are kept.
 

@@ -1,0 +1,137 @@
+"""Short greedy answers to many prompts at once, and how sure the model is of them.
+
+A job that asks is a generator: one step for each batch, so that replies to people go first. Prompts are laid out as
+those of every conversation are. It does not know why something is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from transformers import DynamicCache
+
+from engine.model.generation import end_tokens
+from engine.model.prompts import Note, lay_out
+from engine.model_operations import ChatTurn
+
+if TYPE_CHECKING:
+    from engine.model.loading import Loaded
+
+BATCH_TOKENS = 4_096  # of prompts at once
+BATCH_ROWS = 64
+ANSWER_TOKENS = 48
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far a long piece of work is."""
+
+    done: float
+    total: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A greedy answer. `tokens` has the token that ends it, unless it was cut off."""
+
+    text: str
+    tokens: tuple[int, ...]
+    log_probability: float  # of all tokens together, in nats
+    whole: bool = True  # it ended by itself
+
+    @property
+    def sureness(self) -> float:
+        """The probability of a token, in the geometric mean: 0 to 1."""
+        return exp(self.log_probability / max(1, len(self.tokens)))
+
+
+def prompt_ids(loaded: Loaded, question: str, notes: Sequence[Note] = (), *, pinned: bool = False) -> tuple[int, ...]:
+    """The ids of a prompt that asks `question` with `notes` in the context, as the engine lays them out."""
+    turns = [ChatTurn("user", question)]
+    above, below = (tuple(notes), ()) if pinned else ((), tuple(notes))
+    return lay_out(loaded, turns, above, below, ANSWER_TOKENS).ids
+
+
+def asking(
+    loaded: Loaded,
+    prompts: Sequence[Sequence[int]],
+    *,
+    adapters: Sequence[str] | None = None,
+    answer_tokens: int = ANSWER_TOKENS,
+    message: str = "asking",
+) -> Generator[Stage, None, list[Said]]:
+    """Answer each prompt. `adapters` names one for each, for a model that mixes them in a batch."""
+    order = sorted(range(len(prompts)), key=lambda place: (len(prompts[place]), place))
+    said: dict[int, Said] = {}
+    while len(said) < len(prompts):
+        left = order[len(said) :]
+        rows = left[: max(1, min(BATCH_ROWS, BATCH_TOKENS // max(1, len(prompts[left[0]]))))]
+        names = [adapters[row] for row in rows] if adapters is not None else None
+        answers = _answers(loaded, [prompts[row] for row in rows], names, answer_tokens)
+        said.update(zip(rows, answers, strict=True))
+        yield Stage(len(said), len(prompts), message)
+    return [said[place] for place in range(len(prompts))]
+
+
+def answers(loaded: Loaded, prompts: Sequence[Sequence[int]], answer_tokens: int = ANSWER_TOKENS) -> list[Said]:
+    """As `asking`, at once."""
+    return finished(asking(loaded, prompts, answer_tokens=answer_tokens))
+
+
+def finished(steps: Generator[Stage, None, T]) -> T:
+    """What a piece of work gives, done at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stopped:
+            return stopped.value  # type: ignore[no-any-return]
+
+
+def as_job(steps: Generator[Stage, None, T]) -> Generator[Stage | T, None, None]:
+    """As a job of `engine.model.runner`: its stages, and last of all what it gives."""
+    yield (yield from steps)
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def _answers(
+    loaded: Loaded, prompts: Sequence[Sequence[int]], adapters: Sequence[str] | None, answer_tokens: int
+) -> list[Said]:
+    model, device, ends = loaded.model, loaded.model.device, end_tokens(loaded)
+    longest = max(map(len, prompts))
+    given = torch.tensor([[0] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+    places = (mask.cumsum(-1) - 1).clamp_min(0)
+    cache = DynamicCache(config=model.config)
+    tokens: list[list[int]] = [[] for _ in prompts]
+    sure, open_rows = [0.0] * len(prompts), set(range(len(prompts)))
+    mixed = {} if adapters is None else {"adapter_names": list(adapters)}
+    for _ in range(answer_tokens):
+        output = model(
+            input_ids=given, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True, **mixed
+        )
+        likely, chosen = torch.log_softmax(output.logits[:, -1].float(), -1).max(-1)
+        for row, (token, log_probability) in enumerate(zip(chosen.tolist(), likely.tolist(), strict=True)):
+            if row in open_rows:
+                tokens[row].append(token)
+                sure[row] += log_probability
+                if token in ends:
+                    open_rows.remove(row)
+        if not open_rows:
+            break
+        given, places = chosen[:, None], places[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], -1)
+    return [
+        Said(_text(loaded, ids, ends), tuple(ids), log_probability, row not in open_rows)
+        for row, (ids, log_probability) in enumerate(zip(tokens, sure, strict=True))
+    ]
+
+
+def _text(loaded: Loaded, ids: Sequence[int], ends: frozenset[int]) -> str:
+    text: str = loaded.tokenizer.decode([id for id in ids if id not in ends], skip_special_tokens=True)
+    return text.strip()

@@ -1,0 +1,192 @@
+"""An adapter as a folder: a plain PEFT folder, and a card that says for which model and from which memories it is.
+
+    adapter_config.json · adapter_model.safetensors · memos_adapter.json
+
+PEFT itself loads such a folder; the card is ours, and PEFT passes it over. What must stay true: a folder is whole or
+not there (it is written beside its place and renamed), its weights are what the card says, and it is never given to
+another model than the one whose fingerprint the card carries. No path of this machine is written into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from engine.errors import Conflict, Corrupt, Invalid, NotFound
+from engine.files import sync_folder
+
+CARD, CONFIG, WEIGHTS = "memos_adapter.json", "adapter_config.json", "adapter_model.safetensors"
+VERSION = 1
+MAX_CARD_BYTES = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A memory that an adapter was made from. `known`: a gate found that the adapter answers for it."""
+
+    id: str
+    version: int
+    known: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known of an adapter. `model` is the fingerprint of the base; `digest` is over the weights and how they
+    are applied."""
+
+    model: str
+    digest: str
+    sources: tuple[Source, ...] = ()
+    seed: int = 0
+    steps: int = 0
+    made: str = "distilled"  # or how it was fused
+    parents: tuple[str, ...] = ()  # digests
+
+
+def digest_of(config: Any, tensors: Mapping[str, torch.Tensor]) -> str:
+    """`sha256:…` over the weights and how they are applied."""
+    made = hashlib.sha256(json.dumps(_applied(config), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        plain = tensor.detach().to("cpu").contiguous()
+        made.update(f"\n{name} {plain.dtype} {tuple(plain.shape)} ".encode())
+        made.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+    return "sha256:" + made.hexdigest()
+
+
+def write_adapter(folder: Path, config: Any, tensors: Mapping[str, torch.Tensor], card: Card) -> None:
+    """Write a folder that PEFT loads.
+
+    Raises:
+        Conflict: there is something in that place.
+    """
+    if folder.exists():
+        raise Conflict(f"{folder.name} is there already: adapters are never written over")
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.partial")
+    partial.mkdir(mode=0o700, parents=True)
+    try:
+        weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+        _write(partial / WEIGHTS, save(weights, {"format": "pt"}))
+        _write(partial / CONFIG, _json(_plain(config)))
+        _write(partial / CARD, _json({"version": VERSION, **asdict(card)}))
+        sync_folder(partial)
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_card(folder: Path) -> Card:
+    """What a folder says of itself.
+
+    Raises:
+        NotFound: there is no adapter.
+        Corrupt: its card cannot be read.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        raise NotFound(f"{folder.name} has no {CARD}, so nobody knows for which model it is: distil or import it anew")
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise ValueError("it is too large")
+        told = json.loads(path.read_bytes())
+        if told.pop("version", None) != VERSION:
+            raise ValueError("another version wrote it")
+        sources = tuple(Source(**one) for one in told.pop("sources"))
+        return Card(**told | {"sources": sources, "parents": tuple(told["parents"])})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Corrupt(f"{CARD} of {folder.name} cannot be read ({error}): make the adapter anew") from error
+
+
+def read_adapter(folder: Path, model: str) -> tuple[LoraConfig, dict[str, torch.Tensor], Card]:
+    """The adapter in a folder, for the model with the fingerprint `model`.
+
+    Raises:
+        NotFound: there is no adapter.
+        Conflict: it was made for another model.
+        Corrupt: its files are damaged, or are not those of the card.
+        Invalid: it is no LoRA.
+    """
+    card = read_card(folder)
+    if card.model != model:
+        raise Conflict(
+            f"the adapter {folder.name} was made for the model {card.model[:19]}…, the one that is loaded is "
+            f"{model[:19]}…: load that model, or distil the memories anew for this one"
+        )
+    try:
+        told = json.loads((folder / CONFIG).read_bytes())
+        if not isinstance(told, dict):
+            raise ValueError("it is not a table")
+        if told.get("peft_type") != "LORA":
+            raise Invalid(f"{folder.name} is a {told.get('peft_type')} adapter: only LoRA is served")
+        taken = {one.name for one in fields(LoraConfig)}
+        config = LoraConfig(**{name: value for name, value in told.items() if name in taken})
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise Corrupt(f"the adapter {folder.name} cannot be read ({error}): make it anew") from error
+    if digest_of(config, tensors) != card.digest:
+        raise Corrupt(f"the weights of the adapter {folder.name} are not those it was made with: make it anew")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise Corrupt(f"the adapter {folder.name} holds numbers that are none: make it anew")
+    return config, tensors, card
+
+
+def remove_adapter(folder: Path) -> None:
+    """Take an adapter's folder away; first its name, so that what is left of a stop is never taken for an adapter."""
+    gone = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.partial")
+    if folder.exists():
+        folder.rename(gone)
+        sync_folder(folder.parent)
+        shutil.rmtree(gone)
+
+
+def sweep_partial(parent: Path) -> int:
+    """Remove what was being written or removed when the process ended; how many there were."""
+    left = [path for path in parent.glob(".*.partial") if path.is_dir()]
+    for path in left:
+        shutil.rmtree(path)
+    return len(left)
+
+
+def known_ids(sources: Sequence[Source]) -> frozenset[tuple[str, int]]:
+    """The memories, with their versions, that an adapter is proven to know."""
+    return frozenset((one.id, one.version) for one in sources if one.known)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON, without a path of this machine."""
+    told: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=_listed, sort_keys=True))
+    return told | {"base_model_name_or_path": None, "inference_mode": True}
+
+
+def _applied(config: Any) -> dict[str, Any]:
+    told = _plain(config)
+    names = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern")
+    return {name: sorted(told[name]) if isinstance(told[name], list) else told[name] for name in names}
+
+
+def _listed(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
