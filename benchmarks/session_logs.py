@@ -73,7 +73,8 @@ def from_set(store: dict[str, Any], embed: Embed) -> SessionLog:
             at = last + timedelta(hours=number // QUESTIONS_A_SESSION, minutes=number % QUESTIONS_A_SESSION)
         turns.append(Turn(session, at, tuple(query["gold"]), vector))
     turns.sort(key=lambda turn: turn.at)
-    return SessionLog(str(store["id"]), Shelf(items, vectors), tuple(turns))
+    early = [item.created_at <= turns[len(turns) // 2].at for item in items]
+    return SessionLog(str(store["id"]), Shelf(items, vectors, vectors[early].mean(axis=0)), tuple(turns))
 
 
 def _began(memories: Sequence[dict[str, Any]]) -> dict[str, datetime]:

@@ -1,24 +1,26 @@
 """Consolidation: groups of memories that say nearly the same, or contradict each other, proposed for `fuse`.
 
 Candidates are pairs that lie near each other in an index; the rule of `engine.text.claims` says sentence by sentence
-what they are to each other. A group may be fused without asking only where nothing can be lost: the union that `fuse`
-makes is then, word for word, one of its parents, whose every sentence stands for all sentences of the others, and no
-header of a parent says what that of the remaining one does not.
+what they are to each other. A group may be fused without asking only where nothing can be lost: all its memories are
+the same text by that rule, as wholes (a sentence inside a longer text may speak of somebody else, or be denied by the
+sentence before it), and no header says what `fuse` would not keep. The executor then fuses them with the keeper's own
+words as the content.
 
 Knows no store and no vectors; changes nothing. What must stay true: what is pinned, frozen, or of different kinds,
-voices or sensitivity is never fused without asking; what the rule cannot tell is never lossless; the same candidates
+times or sensitivity is never fused without asking; what the rule cannot tell is never lossless; the same candidates
 give the same groups.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import combinations
 
-from cubes import Memory
+from cubes import Kind, Memory
 from engine.lifecycle.states import LIVE
 from engine.text.claims import Relation, compare
 from engine.text.sentences import sentences
@@ -58,6 +60,7 @@ class _Pair:
 
     left_says_all: bool
     right_says_all: bool
+    same: bool  # as wholes
     shared: float
     about: str
 
@@ -92,7 +95,7 @@ def _comparable(one: Memory | None, other: Memory | None) -> bool:
 def _compared(left: str, right: str) -> _Pair:
     said = _sentences(left), _sentences(right)
     if max(map(len, said)) > MOST_SENTENCES:
-        return _Pair(False, False, 0.0, "")
+        return _Pair(False, False, False, 0.0, "")
     matched: tuple[set[int], set[int]] = (set(), set())
     about = ""
     for number, one in enumerate(said[0]):
@@ -105,7 +108,8 @@ def _compared(left: str, right: str) -> _Pair:
                 about = verdict.about
     shortest = max(1, min(map(len, said)))
     shared = min(map(len, matched)) / shortest
-    return _Pair(len(matched[1]) == len(said[1]), len(matched[0]) == len(said[0]), shared, about)
+    same = compare(left, right).relation is Relation.SAME
+    return _Pair(len(matched[1]) == len(said[1]), len(matched[0]) == len(said[0]), same, shared, about)
 
 
 def _sentences(text: str) -> list[str]:
@@ -144,14 +148,15 @@ def _proposal(group: list[Memory], pairs: Mapping[tuple[str, str], _Pair]) -> Pr
     if abouts:
         told = f"they disagree: {'; '.join(dict.fromkeys(abouts))}"
         return Proposal(group[0].cube, ids, Grouping.CONTRADICTION, told)
-    keepers = [memory.id for memory in reversed(group) if _says_all(memory.id, ids, among)]
-    if not keepers:
+    keeper = next((memory.id for memory in reversed(group) if _says_all(memory.id, ids, among)), None)
+    if keeper is None:
         return Proposal(group[0].cube, ids, Grouping.NEAR_COPIES, "they share most of what they say")
-    safe = [id for id in keepers if _headers_agree(next(m for m in group if m.id == id), group)]
-    if not safe:
-        told = f"{keepers[0]} says all that the others say, but their headers differ"
-        return Proposal(group[0].cube, ids, Grouping.COPIES, told)
-    return Proposal(group[0].cube, ids, Grouping.COPIES, f"{safe[0]} says all that the others say", safe[0])
+    told = f"{keeper} says all that the others say"
+    if not all((pair := among.get(two)) and pair.same for two in combinations(sorted(ids), 2)):
+        return Proposal(group[0].cube, ids, Grouping.COPIES, f"{told}, and more")
+    if not _headers_agree(group):
+        return Proposal(group[0].cube, ids, Grouping.COPIES, f"{told}, but their headers differ")
+    return Proposal(group[0].cube, ids, Grouping.COPIES, told, keeper)
 
 
 def _says_all(id: str, ids: tuple[str, ...], pairs: Mapping[tuple[str, str], _Pair]) -> bool:
@@ -162,18 +167,16 @@ def _says_all(id: str, ids: tuple[str, ...], pairs: Mapping[tuple[str, str], _Pa
     return True
 
 
-def _headers_agree(keeper: Memory, group: Iterable[Memory]) -> bool:
-    """Whether nothing that a header says is lost when only the keeper's is left."""
+def _headers_agree(group: Sequence[Memory]) -> bool:
+    """Whether no header says what the fused memory's will not: tags and priority are joined, a voice is not kept."""
+    first = group[0]
     return all(
         not memory.governance.pinned
-        and memory.kind is keeper.kind
-        and memory.governance.sensitivity is keeper.governance.sensitivity
-        and memory.governance.expires_at == keeper.governance.expires_at
-        and memory.governance.priority <= keeper.governance.priority
-        and memory.descriptive.occurred_at == keeper.descriptive.occurred_at
-        and (memory.descriptive.role, memory.descriptive.actor, memory.descriptive.origin)
-        == (keeper.descriptive.role, keeper.descriptive.actor, keeper.descriptive.origin)
-        and set(memory.descriptive.tags) <= set(keeper.descriptive.tags)
-        and memory.descriptive.metadata in (None, keeper.descriptive.metadata)
+        and memory.kind is first.kind is not Kind.MESSAGE
+        and memory.governance.sensitivity is first.governance.sensitivity
+        and memory.governance.expires_at == first.governance.expires_at
+        and memory.descriptive.occurred_at == first.descriptive.occurred_at
+        and memory.descriptive.origin is first.descriptive.origin
+        and memory.descriptive.role is memory.descriptive.actor is memory.descriptive.metadata is None
         for memory in group
     )

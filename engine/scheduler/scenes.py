@@ -82,15 +82,18 @@ class Turn:
 
 @dataclass(slots=True)
 class Shelf:
-    """The memories that may be needed, and their vectors [memories, dimension], norm 1 (None: no embedder)."""
+    """The memories that may be needed, and their vectors [memories, dimension], norm 1 (None: no embedder).
+
+    `middle` is what all memories have in common, which tells nothing apart (None: their mean).
+    """
 
     items: Sequence[Item]
     vectors: Vectors | None = None
+    middle: Vectors | None = None
     place: Mapping[str, int] = field(init=False)
     created: Numbers = field(init=False)
     sessions: NDArray[np.int64] = field(init=False)
     positions: Numbers = field(init=False)
-    middle: Vectors | None = field(init=False)
     again: Vectors | None = field(init=False)  # [memories, LOOKED_AHEAD]: cosines to those that came next
 
     def __post_init__(self) -> None:
@@ -101,9 +104,9 @@ class Shelf:
             [names.setdefault(item.session, len(names)) if item.session else -1 for item in self.items], dtype=np.int64
         )
         self.positions = np.array([item.position for item in self.items], dtype=np.float64)
-        self.middle = None
         if self.vectors is not None and len(self.vectors):
-            self.middle = np.asarray(self.vectors.mean(axis=0), dtype=np.float32)
+            if self.middle is None:
+                self.middle = np.asarray(self.vectors.mean(axis=0), dtype=np.float32)
             self.vectors = _unit(self.vectors - self.middle)
         self.again = self._again()
 

@@ -51,7 +51,7 @@ def random_state(seed: int, size: int) -> State:
     }
     return State(
         by_id([_unit(draw, number, set(adapters), many) for number in range(size)]),
-        policies,
+        {} if many else policies,
         adapters,
         tuple((START - timedelta(hours=draw.randint(0, 40)), 1.0) for _ in range(draw.randint(0, 3))),
         TrainingCost(1.0, 0.1, 50),
@@ -65,7 +65,7 @@ def _unit(draw: random.Random, number: int, trained: set[str], many: bool) -> Un
         id=f"m_{number}",
         cube=cube,
         created_at=START - timedelta(days=draw.randint(0, 60)),
-        level=Level(draw.randint(0, Level.LORA if cube in trained else Level.GPU)),
+        level=Level(draw.randint(int(many), Level.LORA if cube in trained else Level.GPU)),
         heat=_heat(draw, many),
         content_bytes=draw.randint(0, MOST_BYTES),
         kv_bytes=draw.randint(0, MOST_BYTES),

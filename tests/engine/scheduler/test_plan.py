@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from cubes import CubePolicy
 from engine.lifecycle.states import Step
-from engine.scheduler.heat import Event, Heat, Use as Used, after_all
+from engine.scheduler.heat import Event, Heat, after_all
+from engine.scheduler.heat import Use as Used
 from engine.scheduler.heat import after as heated
 from engine.scheduler.moves import (
-    ALL_PARTS,
     RESOURCES,
     WINDOW_S,
     Adapter,
