@@ -1,7 +1,8 @@
 """How many of the memories that are needed next lie ready: prediction beside LRU, LFU and no prediction.
 
     python benchmarks/scheduler.py              generated logs, and the public sets where they are there (minutes)
-    python benchmarks/scheduler.py --generated  only generated logs (seconds)
+    python benchmarks/scheduler.py --generated  only generated logs (a minute)
+    python benchmarks/scheduler.py --quick      only short generated logs, each once (seconds)
 
 The public sets lie in the folder that MEMOS_EVAL_DATA names (default: ../shared/data beside the project). Each log is
 gone through in order of time. The first 60 % of its sessions only teach; on the others, before each turn, every policy
@@ -46,6 +47,8 @@ SETS = ("realmem", "locomo")
 SHARES = (0.05, 0.10, 0.20)  # of the bytes of all memories
 TAUGHT = 0.6
 FITTED_EVERY = 12
+SEEDS = 2
+QUICK_SESSIONS = 45
 POLICIES = ("prediction", "unfitted", "LRU", "LRU + stored", "LFU", "none")
 
 
@@ -200,7 +203,7 @@ def saved(outcome: Outcome) -> str:
 
 def logs(folder: Path, wanted: Sequence[str], scratch: Path) -> Iterator[tuple[str, list[SessionLog]]]:
     for person in PEOPLE:
-        yield f"generated: {person.name}", [generated(person, seed) for seed in range(2)]
+        yield f"generated: {person.name}", [generated(person, seed) for seed in range(SEEDS)]
     found = [name for name in wanted if (folder / f"{name}.json").exists()]
     if not found:
         return
@@ -210,15 +213,22 @@ def logs(folder: Path, wanted: Sequence[str], scratch: Path) -> Iterator[tuple[s
         yield name, [from_set(store, embedder.embed) for store in stores]
 
 
+def short_logs() -> Iterator[tuple[str, list[SessionLog]]]:
+    for person in PEOPLE:
+        yield f"generated: {person.name}", [generated(person, sessions=QUICK_SESSIONS)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="What lies ready before it is needed, beside LRU and LFU.")
     parser.add_argument("--generated", action="store_true", help="only generated logs")
+    parser.add_argument("--quick", action="store_true", help="only short generated logs")
     parser.add_argument("--json", type=Path, default=RESULTS / "scheduler.json", help="where the figures go")
     options = parser.parse_args()
     folder = Path(os.environ.get("MEMOS_EVAL_DATA") or ROOT.parent / "shared" / "data")
     report = {}
     with tempfile.TemporaryDirectory(prefix="memos-scheduler-") as scratch:
-        for name, some in logs(folder, () if options.generated else SETS, Path(scratch)):
+        found = short_logs() if options.quick else logs(folder, () if options.generated else SETS, Path(scratch))
+        for name, some in found:
             outcome = Outcome()
             for log in some:
                 replay(log, outcome)

@@ -117,8 +117,8 @@ TOPICS, MEMORIES_A_TOPIC, DIMENSION = 12, 30, 64
 SESSIONS, TURNS_A_SESSION = 120, 6
 
 
-def generated(person: Person, seed: int = 0) -> SessionLog:
-    """A person of 360 memories in 12 topics, and 120 sessions of 6 turns, three a day."""
+def generated(person: Person, seed: int = 0, sessions: int = SESSIONS) -> SessionLog:
+    """A person of 360 memories in 12 topics, and sessions of 6 turns, three a day."""
     random = np.random.default_rng(seed)
     centres = random.normal(size=(TOPICS, DIMENSION))
     topic_of = np.repeat(np.arange(TOPICS), MEMORIES_A_TOPIC)
@@ -132,7 +132,7 @@ def generated(person: Person, seed: int = 0) -> SessionLog:
     follower = random.permutation(len(items))
     recent: list[int] = []
     turns = []
-    for number in range(SESSIONS):
+    for number in range(sessions):
         day, part = divmod(number, 3)
         at = START + timedelta(days=day, hours=5 * part)
         own = (at.weekday() // 2 * 3 + part) % TOPICS

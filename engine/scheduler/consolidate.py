@@ -123,7 +123,8 @@ def _groups(memories: Mapping[str, Memory], links: Mapping[str, set[str]]) -> li
     for start in sorted(links, key=lambda id: _age(memories[id])):
         if start in seen:
             continue
-        group, waiting = [], [start]
+        group: list[str] = []
+        waiting = [start]
         seen.add(start)
         while waiting and len(group) < MOST_IN_GROUP:
             id = waiting.pop(0)

@@ -6,6 +6,11 @@ each turn of the past, what was needed next and what was not. It starts from wei
 far as the log speaks (a Gaussian prior around them; Newton's method, so no step size, no seed that matters, the same
 log gives the same weights).
 
+How it is to be wired: one `Predictor` for each principal, over the few thousand memories that were stored or used last
+(a shelf of 10,000 takes some 50 ms a turn); each recall or chat turn is learned, then `preload` names what the planner
+gets as `Unit.chance` and `chance_reason`; `fit` runs in the background once a day over the log of uses, and the model
+(some twenty numbers) is kept with the vault's other rebuildable things. Erasing a memory takes it out of the log.
+
 Knows no KV cache, no store and no clock. What must stay true: nothing is fitted to what came later than the turn that
 is predicted; a choice never exceeds its bytes; without a log the prediction is still there.
 """
@@ -40,6 +45,7 @@ START_LEVEL = -5.0  # log odds of a memory that nothing speaks for
 PRIOR_STRENGTH = 2.0  # how much the log must say before it moves a weight by 1
 MOST_TURNS = 2_000  # the latest ones are fitted to
 OTHERS_PER_TURN = 200  # of what was not needed, drawn at random (seeded), each counting for as many as it stands for
+MOST_EXPECTED = 2_000  # that many are named; what is less likely is not worth loading
 NEWTON_STEPS = 25
 ENOUGH = 1e-6
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ Places = NDArray[np.intp]
 SCENE_FADES = 0.6  # what was asked one turn earlier counts this much of what was asked last
 NEIGHBOURS_KEPT = 64  # memories whose use together with one memory is counted: bounds the size of the counts
 NEAR_TURNS = 3.0  # memories so far apart in a conversation are near each other by half
-HOUR_S, DAY_S = 3_600.0, 86_400.0
+HOUR_S = 3_600.0
+TINY = 1e-9  # a norm that is no direction
 NEVER_H = 24.0 * 365  # of what was never used: as if that long ago
 DAYS_FADE = 0.9  # what a session was about counts this much of what the next one is, in what these days are about
 LOOKED_AHEAD = 48  # a memory is said again by one of so many that came next
@@ -128,12 +130,12 @@ class Shelf:
         """The embedding of a question, without what all memories have in common."""
         if self.middle is None or vector is None:
             return None
-        return _unit((np.asarray(vector, dtype=np.float32) - self.middle)[None, :])[0]
+        return _unit(np.asarray(vector, dtype=np.float32) - self.middle)
 
 
-def _unit(vectors: Vectors) -> Vectors:
+def _unit(vectors: NDArray[Any]) -> Vectors:
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(vectors / np.maximum(norms, 1e-9), dtype=np.float32)
+    return np.asarray(vectors / np.maximum(norms, TINY), dtype=np.float32)
 
 
 @dataclass(slots=True)
@@ -149,13 +151,13 @@ class _Scene:
         if not self.asked:
             return None
         weights = np.array([SCENE_FADES**back for back in range(len(self.asked))][::-1], dtype=np.float32)
-        return _unit((weights[:, None] * np.stack(self.asked)).sum(axis=0)[None, :])[0]
+        return _unit((weights[:, None] * np.stack(self.asked)).sum(axis=0))
 
     def heading(self) -> Vectors | None:
         """Where the session drifts to: the last question, moved on as it moved from the one before."""
         if len(self.asked) < 2:
             return self.asked[-1] if self.asked else None
-        return _unit((2 * self.asked[-1] - self.asked[-2])[None, :])[0]
+        return _unit(2 * self.asked[-1] - self.asked[-2])
 
     def all_used(self) -> list[int]:
         return [place for turn in self.used for place in turn]
@@ -177,6 +179,7 @@ class Habits:
         self._scene = _Scene()
         self._before = _Scene()
         self._days_about: Vectors | None = None
+        self._stored: tuple[int, tuple[Numbers, Numbers]] | None = None
 
     def begin(self, session: str) -> None:
         """A session begins: what is known of it is that it is new."""
@@ -228,8 +231,7 @@ class Habits:
             _lateness(stamp - shelf.created),
             1 / np.sqrt(1 + self._behind(shelf.created, stamp) / 8),
             1 / np.sqrt(1 + self._behind(np.maximum(shelf.created, self.last), stamp) / 8),
-            self._ending(stamp),
-            self._said_again(stamp),
+            *self._still(stamp),
             self._marked(in_session),
             self._marked(last_used),
             self._marked(before.all_used()),
@@ -257,6 +259,13 @@ class Habits:
         there = np.sort(instants[self.shelf.created <= stamp])
         return np.asarray(len(there) - np.searchsorted(there, instants, side="right"), np.float64).clip(0)
 
+    def _still(self, stamp: float) -> tuple[Numbers, Numbers]:
+        """What changes only when a memory is stored."""
+        there = int((self.shelf.created <= stamp).sum())
+        if self._stored is None or self._stored[0] != there:
+            self._stored = there, (self._ending(stamp), self._said_again(stamp))
+        return self._stored[1]
+
     def _ending(self, stamp: float) -> Numbers:
         """1 for the last memory of each conversation so far, half for the one before it, and so on."""
         sessions = self.shelf.sessions
@@ -276,13 +285,14 @@ class Habits:
         if again is None or not count:
             return np.zeros(count)
         later = np.minimum(np.arange(count)[:, None] + np.arange(1, LOOKED_AHEAD + 1), count - 1)
-        return np.where(self.shelf.created[later] <= stamp, again, 0).max(axis=1).clip(0).astype(np.float64)
+        nearest = np.where(self.shelf.created[later] <= stamp, again, 0).max(axis=1)
+        return np.asarray(nearest.clip(0), dtype=np.float64)
 
     def _follow_days(self, about: Vectors | None) -> None:
         if about is not None:
             known = self._days_about
             moved = about if known is None else DAYS_FADE * known + (1 - DAYS_FADE) * about
-            self._days_about = _unit(moved[None, :])[0]
+            self._days_about = _unit(moved)
 
     def _marked(self, places: Sequence[int]) -> Numbers:
         marks = np.zeros(len(self.shelf.items))
@@ -314,7 +324,7 @@ class Habits:
     def _mean(self, places: Sequence[int]) -> Vectors | None:
         if self.shelf.vectors is None or not places:
             return None
-        return _unit(self.shelf.vectors[list(places)].mean(axis=0)[None, :])[0]
+        return _unit(self.shelf.vectors[list(places)].mean(axis=0))
 
 
 def _lateness(seconds: Numbers) -> Numbers:
