@@ -99,6 +99,10 @@ class _Table:
         self.warmth = {id: warmth(unit, now) for id, unit in state.units.items()}
         movable = (unit for unit in state.units.values() if not unit.held and unit.level is not Level.ARCHIVED)
         self._order = sorted((unit.id for unit in movable), key=lambda id: (self.warmth[id], id))
+        self._holders = {
+            name: [id for id in self._order if getattr(use_of(self._units[id], self._units[id].level), name)]
+            for name in RESOURCES
+        }
 
     def do(self, move: Move) -> None:
         before = self._taken(move)
@@ -118,6 +122,14 @@ class _Table:
     def units(self) -> Iterator[Unit]:
         """What may be moved, coldest first."""
         return (self._units[id] for id in self._order if self._units[id].level is not Level.ARCHIVED)
+
+    def holders(self, short: frozenset[str]) -> Iterator[Unit]:
+        """What held something of what is short when the pass began, coldest first.
+
+        What holds RAM or GPU holds disk too, so where disk is short as well, its holders are all.
+        """
+        name = "disk_bytes" if "disk_bytes" in short else min(short)
+        return (self._units[id] for id in self._holders[name])
 
     def warmest(self) -> Iterator[Unit]:
         return (self._units[id] for id in reversed(self._order) if self._units[id].level is not Level.ARCHIVED)
@@ -284,16 +296,17 @@ def _make_room(table: _Table, unit: Unit, to: Level) -> bool:
     """Free what a move needs, if that can be done by moving what is much colder; otherwise move nothing."""
     more = use_of(unit, to) - use_of(unit, unit.level)
     left = table.left
+    short = left.short_of(more)
     victims: list[tuple[Unit, Level]] = []
-    for other in table.units():
-        short = left.short_of(more)
+    for other in table.holders(short) if short else ():
         if not short or table.warmth[other.id] * DISPLACES > table.warmth[unit.id]:
             break
         down = _gives_way(short, other)
         if other.id != unit.id and down is not None and table.may(other, down):
             victims.append((other, down))
             left = left + use_of(other, other.level) - use_of(other, down)
-    if left.short_of(more):
+            short = left.short_of(more)
+    if short:
         return False
     for other, down in victims:
         table.do(_moved(other, down, f"{unit.id} is warmer ({table.warmth[unit.id]:.1f}) and takes its place"))
