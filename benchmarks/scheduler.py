@@ -35,7 +35,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.session_logs import BYTES_PER_TOKEN, PEOPLE, SessionLog, from_set, generated
+from benchmarks.kv_plot import write
+from benchmarks.session_logs import BYTES_PER_TOKEN, PEOPLE, SessionLog, from_set, generated, vectors_of
 from engine.index.embedder import open_embedder
 from engine.scheduler.predict import BELIEF, Predictor, fit
 from engine.scheduler.scenes import Turn
@@ -210,7 +211,11 @@ def logs(folder: Path, wanted: Sequence[str], scratch: Path) -> Iterator[tuple[s
     embedder = open_embedder(Settings(data=scratch, offline=True), say)
     for name in found:
         stores = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["stores"]
-        yield name, [from_set(store, embedder.embed) for store in stores]
+        embedded = [vectors_of(store, embedder.embed) for store in stores]
+        yield name, [from_set(store, vectors) for store, vectors in zip(stores, embedded, strict=True)]
+        if not any("as_of_session" in query for store in stores for query in store["queries"]):
+            mixed = [from_set(store, vectors, shuffled=True) for store, vectors in zip(stores, embedded, strict=True)]
+            yield f"{name}, shuffled", mixed
 
 
 def short_logs() -> Iterator[tuple[str, list[SessionLog]]]:
@@ -218,11 +223,25 @@ def short_logs() -> Iterator[tuple[str, list[SessionLog]]]:
         yield f"generated: {person.name}", [generated(person, sessions=QUICK_SESSIONS)]
 
 
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Hits over bytes, a panel for each set; of the generated logs only where there is no other."""
+    shown = [name for name in report if not name.startswith("generated")] or list(report)
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name in shown:
+        panels[name] = {policy: [] for policy in POLICIES}
+        for share, figures in report[name]["shares"].items():
+            for policy in POLICIES:
+                if figures[policy]["hits"] > 0:  # the axes are logarithmic
+                    panels[name][policy].append((float(share.rstrip("%")), figures[policy]["hits"]))
+    write(path, panels, "% of the bytes of all memories", "% of the memories needed that lie ready")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="What lies ready before it is needed, beside LRU and LFU.")
     parser.add_argument("--generated", action="store_true", help="only generated logs")
     parser.add_argument("--quick", action="store_true", help="only short generated logs")
     parser.add_argument("--json", type=Path, default=RESULTS / "scheduler.json", help="where the figures go")
+    parser.add_argument("--plot", type=Path, help="where the picture goes (default: beside the figures)")
     options = parser.parse_args()
     folder = Path(os.environ.get("MEMOS_EVAL_DATA") or ROOT.parent / "shared" / "data")
     report = {}
@@ -236,6 +255,7 @@ def main() -> int:
             say(f"{table(name, outcome)}\n{saved(outcome)}\n")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    draw(report, options.plot or options.json.with_suffix(".svg"))
     return 0
 
 

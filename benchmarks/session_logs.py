@@ -2,7 +2,8 @@
 
 Of the public sets (see `benchmarks/recall_quality.py` for where they lie) a turn is a question, and what was used for
 it is its evidence. RealMem says in which session each question was asked: that is its log. LoCoMo does not: its
-questions are taken in the order of the file, eight to a session, an hour apart. Generated logs come from a person with
+questions are taken in the order of the file, eight to a session, an hour apart; and shuffled, as a control: then there
+is nothing to predict but what is asked about most. Generated logs come from a person with
 topics, of which sessions are made; what makes them predictable is named and can be taken away.
 """
 
@@ -49,12 +50,26 @@ def tokens_of(text: str) -> int:
     return max(1, len(text) // CHARS_PER_TOKEN)
 
 
-def from_set(store: dict[str, Any], embed: Embed) -> SessionLog:
-    """The log of one store of a public set."""
+def answerable(store: dict[str, Any]) -> list[dict[str, Any]]:
+    """The questions of a store that have evidence."""
+    return [query for query in store["queries"] if query["gold"]]
+
+
+def vectors_of(store: dict[str, Any], embed: Embed) -> tuple[Vectors, Vectors]:
+    """Of its memories, and of its answerable questions."""
+    return (
+        embed([memory["content"][:EMBEDDED_CHARS] for memory in store["memories"]]),
+        embed([query["text"][:EMBEDDED_CHARS] for query in answerable(store)]),
+    )
+
+
+def from_set(store: dict[str, Any], embedded: tuple[Vectors, Vectors], *, shuffled: bool = False) -> SessionLog:
+    """The log of one store of a public set; `shuffled`: its questions in random order, as a control."""
     memories = store["memories"]
-    vectors = embed([memory["content"][:EMBEDDED_CHARS] for memory in memories])
-    asked = [query for query in store["queries"] if query["gold"]]
-    asked_vectors = embed([query["text"][:EMBEDDED_CHARS] for query in asked])
+    vectors, asked_vectors = embedded
+    asked = list(zip(answerable(store), asked_vectors, strict=True))
+    if shuffled:
+        asked = [asked[place] for place in np.random.default_rng(0).permutation(len(asked))]
     began = _began(memories)
     last = max(began.values()) + timedelta(hours=1)
     items, position = [], dict.fromkeys(began, 0)
@@ -64,7 +79,7 @@ def from_set(store: dict[str, Any], embed: Embed) -> SessionLog:
         size = BYTES_PER_TOKEN * tokens_of(memory["content"])
         items.append(Item(memory["key"], size, at, memory["session"], number))
     turns = []
-    for number, (query, vector) in enumerate(zip(asked, asked_vectors, strict=True)):
+    for number, (query, vector) in enumerate(asked):
         session = query.get("as_of_session")
         if session:
             at = began.get(session, last) + timedelta(seconds=number % 200)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as Xml
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,3 +34,6 @@ def test_prediction_has_ready_what_lru_has_not_where_sessions_have_a_pattern(tmp
         assert share["prediction"]["hits"] >= 0.9 * share["LRU"]["hits"]
     assert "tokens of prefill saved a turn" in done.stdout
     assert list(scratch.iterdir()) == []
+    drawn = Xml.parse(result.with_suffix(".svg")).getroot()
+    lines = [element for element in drawn.iter() if element.tag.endswith("polyline")]
+    assert len(lines) == 5 * 6  # logs × policies
