@@ -40,10 +40,12 @@ from engine.scheduler.moves import (
 )
 
 UP_AT = {Level.KV: 2.0, Level.RAM: 4.0, Level.GPU: 8.0}
-DOWN_BELOW = {Level.KV: 0.5, Level.RAM: 1.0, Level.GPU: 2.0}
+DOWN_BELOW = {Level.RAM: 1.0, Level.GPU: 2.0}
 """Warmth from which a memory climbs to a level, and below which it leaves it: far apart, so that it does not swing."""
 
-WARMTH_OF_CHANCE = 20.0  # a memory that is needed next with a chance of .2 is loaded
+DROPPED_AFTER = timedelta(days=30)  # without use; a cache that was built is kept on disk for so long, if there is room
+
+WARMTH_OF_CHANCE = 400.0  # needed next with a chance of 1 %: worth loading, where there is room
 DISPLACES = 2.0  # what is so many times as warm may take the place of another one
 
 TRAINED_FROM = 8.0  # slow heat: used about eight times in a month
@@ -226,14 +228,24 @@ def _cool(table: _Table) -> None:
     """What has cooled steps down."""
     for unit in table.units():
         to = unit.level
-        while to in DOWN_BELOW and table.warmth[unit.id] < DOWN_BELOW[to] and table.may(unit, Level(to - 1)):
+        while _is_cold(table, unit, to) and table.may(unit, Level(to - 1)):
             to = Level(to - 1)
         while to is not unit.level and not table.may(unit, to):
             to = Level(to + 1)
         if to is Level.RAM and table.left.short_of(use_of(unit, to) - use_of(unit, unit.level)):
             to = Level.KV if table.may(unit, Level.KV) else unit.level
         if to is not unit.level:
-            table.do(_moved(unit, to, f"it has cooled to {table.warmth[unit.id]:.1f}"))
+            cooled = f"it has cooled to {table.warmth[unit.id]:.1f}"
+            table.do(_moved(unit, to, cooled if to > Level.TEXT else f"unused since {unit.last_use:%Y-%m-%d}"))
+
+
+def _is_cold(table: _Table, unit: Unit, level: Level) -> bool:
+    """Whether a memory has no business at a level any more."""
+    if level is not Level.KV:
+        return level in DOWN_BELOW and table.warmth[unit.id] < DOWN_BELOW[level]
+    built = [crossing.at for crossing in unit.crossed if crossing.level is Level.KV and crossing.up]
+    unused = max([unit.last_use, *built]) + DROPPED_AFTER <= table.now
+    return unused and table.warmth[unit.id] < UP_AT[Level.KV]
 
 
 def _moved(unit: Unit, to: Level, why: str) -> Move:

@@ -213,9 +213,8 @@ def test_use_lifts_a_memory_from_text_to_disk_to_ram_and_time_takes_it_down_agai
     state = State(by_id([unit("once", 1), unit("twice", 2), unit("often", 6)]))
     assert moved(state) == {"twice": Level.KV, "often": Level.RAM}
     state = after(state, plan(state, ROOM, START).moves, START)
-    later = START + timedelta(days=3)
-    assert moved(state, now=later) == {"twice": Level.TEXT, "often": Level.KV}
-    assert moved(state, now=START + timedelta(days=5)) == {"twice": Level.TEXT, "often": Level.TEXT}
+    assert moved(state, now=START + timedelta(days=3)) == {"often": Level.KV}
+    assert moved(state, now=START + timedelta(days=31)) == {"twice": Level.TEXT, "often": Level.TEXT}
 
 
 def test_what_is_expected_next_is_loaded_before_what_is_only_warm_and_the_reason_names_it() -> None:
