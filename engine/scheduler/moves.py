@@ -125,37 +125,37 @@ RESOURCES = {"ram_bytes": "RAM", "gpu_bytes": "GPU", "disk_bytes": "disk"}
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class Taken:
     """Bytes in use, or free."""
 
     ram_bytes: int = 0
     gpu_bytes: int = 0
     disk_bytes: int = 0
 
-    def __add__(self, other: Use) -> Use:
-        return Use(
+    def __add__(self, other: Taken) -> Taken:
+        return Taken(
             self.ram_bytes + other.ram_bytes, self.gpu_bytes + other.gpu_bytes, self.disk_bytes + other.disk_bytes
         )
 
-    def __sub__(self, other: Use) -> Use:
-        return Use(
+    def __sub__(self, other: Taken) -> Taken:
+        return Taken(
             self.ram_bytes - other.ram_bytes, self.gpu_bytes - other.gpu_bytes, self.disk_bytes - other.disk_bytes
         )
 
-    def short_of(self, more: Use) -> frozenset[str]:
+    def short_of(self, more: Taken) -> frozenset[str]:
         """Of what is left: the resources of which `more` wants more than there is."""
         return frozenset(name for name in RESOURCES if getattr(more, name) > max(0, getattr(self, name)))
 
 
-def use_of(unit: Unit, level: Level) -> Use:
+def use_of(unit: Unit, level: Level) -> Taken:
     """What a memory takes at a level."""
     if level is Level.KV:
-        return Use(disk_bytes=unit.kv_bytes)
+        return Taken(disk_bytes=unit.kv_bytes)
     if level is Level.RAM:
-        return Use(disk_bytes=unit.kv_bytes, ram_bytes=unit.ram_bytes)
+        return Taken(disk_bytes=unit.kv_bytes, ram_bytes=unit.ram_bytes)
     if level is Level.GPU:
-        return Use(disk_bytes=unit.kv_bytes, gpu_bytes=unit.ram_bytes)
-    return Use()
+        return Taken(disk_bytes=unit.kv_bytes, gpu_bytes=unit.ram_bytes)
+    return Taken()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +183,8 @@ class Budgets:
     quiet: tuple[QuietHours, ...] = ()
 
     @property
-    def bytes(self) -> Use:
-        return Use(self.ram_bytes, self.gpu_bytes, self.disk_bytes)
+    def bytes(self) -> Taken:
+        return Taken(self.ram_bytes, self.gpu_bytes, self.disk_bytes)
 
     def is_quiet(self, now: datetime) -> bool:
         return any(hours.cover(now) for hours in self.quiet)
@@ -220,11 +220,11 @@ class State:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)  # by cube
     runs: tuple[tuple[datetime, float], ...] = ()  # when training began, and its minutes
     cost: TrainingCost = field(default_factory=TrainingCost)
-    taken: Use = field(default_factory=Use)  # by what is planned elsewhere: prefixes, the model
+    taken: Taken = field(default_factory=Taken)  # by what is planned elsewhere: prefixes, the model
 
-    def used(self) -> Use:
+    def used(self) -> Taken:
         """What is in use by everything."""
-        total = self.taken + Use(disk_bytes=sum(adapter.bytes for adapter in self.adapters.values()))
+        total = self.taken + Taken(disk_bytes=sum(adapter.bytes for adapter in self.adapters.values()))
         for unit in self.units.values():
             total += use_of(unit, unit.level)
         return total

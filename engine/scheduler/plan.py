@@ -32,8 +32,8 @@ from engine.scheduler.moves import (
     Move,
     Part,
     State,
+    Taken,
     Unit,
-    Use,
     after,
     carry_out,
     use_of,
@@ -113,10 +113,10 @@ class _Table:
         self.left = self.left + before - self._taken(move)
         self.moves.append(move)
 
-    def _taken(self, move: Move) -> Use:
+    def _taken(self, move: Move) -> Taken:
         """What those take that a move is about."""
         adapter = self._adapters.get(move.cube) if move.part is Part.LORA else None
-        taken = Use(disk_bytes=adapter.bytes if adapter else 0)
+        taken = Taken(disk_bytes=adapter.bytes if adapter else 0)
         for id in move.ids:
             taken += use_of(self._units[id], self._units[id].level)
         return taken

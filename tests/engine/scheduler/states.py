@@ -18,9 +18,9 @@ from engine.scheduler.moves import (
     Part,
     QuietHours,
     State,
+    Taken,
     TrainingCost,
     Unit,
-    Use,
     by_id,
 )
 from tests.conftest import START
@@ -55,7 +55,7 @@ def random_state(seed: int, size: int) -> State:
         adapters,
         tuple((START - timedelta(hours=draw.randint(0, 40)), 1.0) for _ in range(draw.randint(0, 3))),
         TrainingCost(1.0, 0.1, 50),
-        Use(*(draw.randint(0, MOST_BYTES) for _ in range(3))),
+        Taken(*(draw.randint(0, MOST_BYTES) for _ in range(3))),
     )
 
 

@@ -24,9 +24,9 @@ from engine.scheduler.moves import (
     Part,
     QuietHours,
     State,
+    Taken,
     TrainingCost,
     Unit,
-    Use,
     after,
     boundaries_between,
     by_id,
@@ -74,7 +74,7 @@ def test_an_overdrawn_budget_is_kept_afterwards_but_for_what_is_held(
             fixed += use_of(unit, unit.level)
     for cube, adapter in end.adapters.items():
         if any(unit.held for unit in end.members(cube)):
-            fixed += Use(disk_bytes=adapter.bytes)
+            fixed += Taken(disk_bytes=adapter.bytes)
     for name, shown in RESOURCES.items():
         over = getattr(end.used(), name) - getattr(limits, name)
         assert over <= max(0, getattr(fixed, name) - getattr(limits, name))
