@@ -23,9 +23,11 @@ _BY_MEMORY = (
     ("usage", "id"),
     ("lineage", "derived"),
     ("lineage", "source"),
+    ("heat", "id"),
 )
-_BY_CUBE = (("snapshots", "cube"), ("memories", "cube"))
+_BY_CUBE = (("snapshots", "cube"), ("memories", "cube"), ("adapters", "cube"), ("work", "cube"))
 _BY_NAME = (("cube_versions", "name"), ("cubes", "name"))
+_SCENES = "DELETE FROM scenes WHERE list_has_any(used, (SELECT list(id) FROM memories WHERE cube = ?))"
 
 _FREED = """
 SELECT DISTINCT edge.source FROM lineage AS edge JOIN memories AS parent ON parent.id = edge.source
@@ -66,6 +68,7 @@ def remove(
         if not record.memory.governance.frozen:
             transaction.move(record, state_after(record.memory, Step.RESTORE), "unfuse", revision)
     _drop_artifacts(transaction, name)
+    transaction.rows(_SCENES, [name])
     for table, column in _BY_MEMORY:
         transaction.execute(f"DELETE FROM {table} WHERE {column} IN (SELECT id FROM memories WHERE cube = ?)", [name])
     for table, column in (*_BY_CUBE, *_BY_NAME):

@@ -7,6 +7,7 @@ this module reads `MEMOS_*` (the embedder looks up where Hugging Face keeps its 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +24,15 @@ DEFAULT_MODEL_IDLE_S = 1_800.0
 DEFAULT_KV_RAM_MB, DEFAULT_KV_DISK_MB = 1_024.0, 8_192.0
 DEFAULT_KV_SHARE = 0.3  # of each chunk's tokens that are recomputed: engine/tiers/kv/recompute.py has the measurements
 DEFAULT_KV_BOUND = 0.05  # mean KL to full prefill, in nats, above which chunks of a cube are not used
+DEFAULT_LORA_RAM_MB = 512.0
+DEFAULT_LORA_KEPT = 5
+DEFAULT_LORA_MINUTES = 60.0
+DEFAULT_TRAINING_MINUTES = 30.0
+SCHEDULER_PARTS = ("archive", "kv", "preload", "lora", "consolidate")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 COMPRESSIONS = ("none", "int8", "int4")
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
+HOURS = re.compile(r"(\d{1,2}):([0-5]\d)-(\d{1,2}):([0-5]\d)")
 FALSE_WORDS = frozenset({"0", "false", "no", "off", ""})
 
 
@@ -64,6 +71,17 @@ class Settings:
     kv_share: float = DEFAULT_KV_SHARE
     kv_bound: float = DEFAULT_KV_BOUND
     kv_compression: str = "none"  # of what is stored: none, int8 or int4
+    lora: bool = True  # whether the LoRA tier is used at all
+    lora_ram_bytes: int = int(DEFAULT_LORA_RAM_MB * 1e6)  # of adapters that are resident in the model
+    lora_kept: int = DEFAULT_LORA_KEPT  # versions of a cube's adapter that are kept
+    lora_minutes: float = DEFAULT_LORA_MINUTES  # one training ends after so many, with what it has
+    lora_bytes: int = 0  # of memory that one training may add; 0: no limit
+    scheduler: tuple[str, ...] = SCHEDULER_PARTS  # the parts that are on
+    quiet_hours: tuple[tuple[int, int], ...] = ()  # minutes of the day, local time: from, to
+    training_minutes: float = DEFAULT_TRAINING_MINUTES  # that the scheduler may train in any 24 hours
+    reader: str | None = None  # who draws facts from conversations: "model" (the local one) or a URL; None: nobody
+    reader_key: str = field(default="", repr=False)  # as `model_key`
+    reader_name: str = ""  # as `model_name`
 
     @property
     def database(self) -> Path:
@@ -84,6 +102,11 @@ class Settings:
     @property
     def blobs_folder(self) -> Path:
         return self.data / "blobs"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """Of trainings that are under way; what is left of a killed one is gone on from."""
+        return self.data / "checkpoints"
 
     @property
     def keys_folder(self) -> Path:
@@ -128,6 +151,17 @@ def settings_from(environment: Mapping[str, str], *, data: Path | None = None) -
         kv_share=_share(environment, "MEMOS_KV_SHARE", base.kv_share),
         kv_bound=_number(environment, "MEMOS_KV_BOUND", base.kv_bound),
         kv_compression=_choice(environment, "MEMOS_KV_COMPRESSION", base.kv_compression, COMPRESSIONS),
+        lora=_flag(environment, "MEMOS_LORA", base.lora),
+        lora_ram_bytes=int(1e6 * _number(environment, "MEMOS_LORA_RAM_MB", DEFAULT_LORA_RAM_MB)),
+        lora_kept=max(1, int(_number(environment, "MEMOS_LORA_KEPT", base.lora_kept))),
+        lora_minutes=_number(environment, "MEMOS_LORA_MINUTES", base.lora_minutes),
+        lora_bytes=int(1e6 * _number(environment, "MEMOS_LORA_MB", 0.0)),
+        scheduler=_parts(environment, "MEMOS_SCHEDULER", base.scheduler),
+        quiet_hours=_hours(environment, "MEMOS_QUIET_HOURS"),
+        training_minutes=_number(environment, "MEMOS_TRAINING_MINUTES", base.training_minutes),
+        reader=environment.get("MEMOS_READER") or None,
+        reader_key=environment.get("MEMOS_READER_KEY", ""),
+        reader_name=environment.get("MEMOS_READER_NAME", ""),
     )
 
 
@@ -155,6 +189,38 @@ def _choice(environment: Mapping[str, str], name: str, default: str, choices: Se
     if value not in choices:
         raise Invalid(f"{name} is {value!r}: use one of {', '.join(choices)}")
     return value
+
+
+def _parts(environment: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Parts of the scheduler: `all`, `off`, or some of them joined by commas."""
+    value = environment.get(name, "all").strip().lower() or "all"
+    if value in ("all", *TRUE_WORDS):
+        return default
+    if value in FALSE_WORDS:
+        return ()
+    parts = tuple(part.strip() for part in value.split(","))
+    if set(parts) - set(SCHEDULER_PARTS):
+        raise Invalid(f"{name} is {value!r}: use all, off, or some of {', '.join(SCHEDULER_PARTS)} joined by commas")
+    return tuple(part for part in SCHEDULER_PARTS if part in parts)
+
+
+def _hours(environment: Mapping[str, str], name: str) -> tuple[tuple[int, int], ...]:
+    """Spans of the day as `22:00-07:00`, several joined by commas."""
+    spans = []
+    for span in filter(None, (span.strip() for span in environment.get(name, "").split(","))):
+        found = HOURS.fullmatch(span)
+        minutes = (
+            [
+                60 * int(hour) + int(minute)
+                for hour, minute in zip(found.groups()[::2], found.groups()[1::2], strict=True)
+            ]
+            if found
+            else []
+        )
+        if len(minutes) != 2 or max(minutes) >= 24 * 60 or minutes[0] == minutes[1]:
+            raise Invalid(f"{name} is {span!r}: say from when to when, as 22:00-07:00")
+        spans.append((minutes[0], minutes[1]))
+    return tuple(spans)
 
 
 def _share(environment: Mapping[str, str], name: str, default: float) -> float:

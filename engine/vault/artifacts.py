@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from engine.vault.adapters import let_go
 from engine.vault.connection import Connection
 from engine.vault.rows import known_time, stored_time
 from engine.vault.staging import SHOWN
@@ -117,12 +118,14 @@ def drop_artifacts(transaction: Transaction, ids: Sequence[str]) -> int:
     )
     transaction.written = transaction.written or bool(gone)
     transaction.unneeded.update(row[0] for row in gone)
+    let_go(transaction, ids)
     return len(gone)
 
 
 def drop_without_blob(transaction: Transaction, digests: Collection[str]) -> None:
     """Drop rows whose blobs were never written to their end, by their digests."""
-    transaction.execute("DELETE FROM artifacts WHERE digest IN (SELECT unnest(?::VARCHAR[]))", [list(digests)])
+    rows = transaction.rows("SELECT id FROM artifacts WHERE digest IN (SELECT unnest(?::VARCHAR[]))", [list(digests)])
+    drop_artifacts(transaction, [row[0] for row in rows])
 
 
 def note_uses(transaction: Transaction, uses: Mapping[str, tuple[int, float, datetime]]) -> None:

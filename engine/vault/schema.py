@@ -155,6 +155,29 @@ ALTER TABLE artifacts ADD COLUMN vouched BOOLEAN DEFAULT true;  -- made here, si
 UPDATE artifacts SET vouched = false;  -- those that are there came with bundles, and nobody noted whose
 """
 
+_PARAMETRIC = """
+CREATE TABLE adapters (       -- versions of the adapters of a cube; their weights are `artifacts` of the kind lora
+    artifact VARCHAR PRIMARY KEY, cube VARCHAR NOT NULL, version INTEGER NOT NULL,
+    state VARCHAR NOT NULL,       -- serving, resting, failed; gone: its artifact is no more, and `header` is empty
+    header VARCHAR NOT NULL,      -- what it knows and how it was made, JSON
+    changed_at TIMESTAMP NOT NULL
+);
+CREATE TABLE work (           -- long work that outlives the process: what waits, what runs, what became of it
+    id VARCHAR PRIMARY KEY, cube VARCHAR NOT NULL, what VARCHAR NOT NULL,
+    state VARCHAR NOT NULL,       -- waiting, running, done, failed, cancelled
+    header VARCHAR NOT NULL,      -- what it is to do and what became of it, JSON
+    attempts INTEGER NOT NULL, asked_at TIMESTAMP NOT NULL, began_at TIMESTAMP, ended_at TIMESTAMP
+);
+CREATE TABLE heat (           -- of memories: see engine/scheduler/heat.py
+    id VARCHAR PRIMARY KEY, fast DOUBLE NOT NULL, slow DOUBLE NOT NULL, uses BIGINT NOT NULL, helped BIGINT NOT NULL,
+    misled BIGINT NOT NULL, last_use TIMESTAMP, crossed VARCHAR NOT NULL  -- levels and when, JSON
+);
+CREATE TABLE scenes (         -- the log of uses from which the next one is predicted; it never leaves the machine
+    number BIGINT PRIMARY KEY, asked_at TIMESTAMP NOT NULL, session VARCHAR NOT NULL, used VARCHAR[] NOT NULL,
+    vector BLOB                   -- of what was asked, float32, little-endian
+);
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Migration:
@@ -169,6 +192,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "cubes, memories, versions, lineage, embeddings, audit", _INITIAL),
     Migration(2, "versions of cubes, snapshots, mounts, artifacts, sensitivity", _OWNERSHIP),
     Migration(3, "what artifacts were derived from, and how often they are used", _DERIVED),
+    Migration(4, "versions of adapters, long work, heat, the log of uses", _PARAMETRIC),
 )
 
 META_TABLE = "CREATE TABLE IF NOT EXISTS meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL)"

@@ -76,6 +76,9 @@ SEALED: Mapping[str, tuple[SealedColumn, ...]] = {
     "audit": tuple(SealedColumn(name, f"audit:{{seq}}:{name}") for name in ("reason", "detail", "previous", "hash")),
     "snapshots": (SealedColumn("reason", "snapshot:{cube}:{name}:reason"),),
     "artifacts": (SealedColumn("header", "artifact:{id}:header"),),
+    "adapters": (SealedColumn("header", "adapter:{artifact}:header"),),
+    "work": (SealedColumn("header", "work:{id}:header"),),
+    "scenes": (SealedColumn("session", "", Form.NAME), SealedColumn("vector", "scene:{number}:vector", Form.BLOB)),
 }
 SEALED_NOTES = {"key": KEY_PLACE, AUDIT_HEAD: AUDIT_HEAD}  # rows of `meta`, and their places
 
@@ -102,6 +105,10 @@ READABLE: Mapping[str, frozenset[str]] = {
         "snapshots": "cube name moment author revision",
         "mounts": "path kind cube added_at",
         "artifacts": "id cube kind fingerprint digest bytes created_at revision sources uses heat last_use vouched",
+        "adapters": "artifact cube version state changed_at",
+        "work": "id cube what state attempts asked_at began_at ended_at",
+        "heat": "id fast slow uses helped misled last_use crossed",
+        "scenes": "number asked_at used",
         "meta": "key value",  # but for SEALED_NOTES
     }.items()
 }

@@ -31,6 +31,7 @@ ERASED_FROM = (
     ("usage", "id"),
     ("lineage", "derived"),
     ("lineage", "source"),
+    ("heat", "id"),
 )
 BULK_ROWS = 16  # from here on one statement with lists is faster than many with scalars
 
@@ -178,6 +179,7 @@ class Transaction:
         for table, column in ERASED_FROM:
             gone = self.rows(f"DELETE FROM {table} WHERE {column} IN (SELECT unnest(?))", [ids])
             removed[table] = removed.get(table, 0) + int(gone[0][0])
+        self.rows("DELETE FROM scenes WHERE list_has_any(used, ?::VARCHAR[])", [ids])  # what was asked may repeat it
         self.written = True
         rows = [
             (record.memory.id, record.label, record.memory.cube, revision, record.memory.governance.sensitivity.value)
