@@ -1,0 +1,43 @@
+"""The part of the facade for models and tiers: chats, caches, adapters, moves between tiers, long work, the scheduler.
+
+Thin calls, as the rest of the facade. What must stay true: no module with tensors in it is loaded before it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from engine.facade.wiring import Wired
+from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow
+from engine.operations import Caller, Progress, silent
+
+
+class Tiers(Wired):
+    """What can be done with the local model and the deeper tiers."""
+
+    def chat(self, request: Chat, caller: Caller) -> Iterator[ChatEvent]:
+        """The events of a reply from memory; closing the iterator cancels it. See `engine.answering`."""
+        return self._answering.chat(request, caller)
+
+    def model(
+        self, caller: Caller, source: str | None = None, load: bool = False, offline: bool = False
+    ) -> ModelInfo | None:
+        """The model that is served, as far as it is known. See `engine.answering`."""
+        return self._answering.model(caller, source, load, offline)
+
+    def tiers(self, cube: str | None, caller: Caller) -> tuple[TierRow, ...]:
+        """The KV caches that are kept of a cube, or of all that the caller may read. See `engine.answering`."""
+        return self._answering.tiers(cube, caller)
+
+    def build_tier(self, cube: str, caller: Caller, progress: Progress = silent) -> TierBuilt:
+        """Build the KV caches of a cube. See `engine.answering`."""
+        return self._answering.build_tier(cube, caller, progress)
+
+    def drop_tier(self, cube: str | None, caller: Caller) -> int:
+        """Drop the KV caches of a cube, or all of them; how many there were. See `engine.answering`."""
+        return self._answering.drop_tier(cube, caller)
+
+    def embed(self, texts: Sequence[str], caller: Caller) -> tuple[tuple[tuple[float, ...], ...], str]:
+        """The vector of each text, and the name of the embedder. Raises `Unavailable` where there is none."""
+        vectors, name = self._parts.embeddings.of_texts(texts)
+        return tuple(tuple(vector.tolist()) for vector in vectors), name
