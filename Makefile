@@ -8,6 +8,7 @@
 #   make bench-latency  start, remember and recall through stdio, beside other memory servers (BENCH= for its options)
 #   make bench-encryption  start, remember and recall of an encrypted store beside a plain one
 #   make bench-kv       what KV caches save: time to first token, bytes a token, divergence (BENCH_KV= for its options)
+#   make bench-lora     what adapters learn, what that costs, from how many uses on they pay (BENCH_LORA= for its options)
 
 PYTHON ?= python3
 VENV   := .venv
@@ -16,9 +17,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST ?= -n 2
 BENCH  ?= --peers
 BENCH_KV ?=
+BENCH_LORA ?=
 NODE_TESTS := tests/conformance
 
-.PHONY: help demo test check bench bench-quality bench-latency bench-encryption bench-kv install node clean
+.PHONY: help demo test check bench bench-quality bench-latency bench-encryption bench-kv bench-lora install node clean
 .DEFAULT_GOAL := help
 
 help:
@@ -50,6 +52,9 @@ bench-encryption: $(VENV)/.installed
 
 bench-kv: $(VENV)/.test
 	$(BIN)/python benchmarks/kv.py $(BENCH_KV)
+
+bench-lora: $(VENV)/.test
+	$(BIN)/python benchmarks/lora.py $(BENCH_LORA)
 
 install: $(VENV)/.installed
 
