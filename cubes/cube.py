@@ -91,6 +91,7 @@ class Relation(StrEnum):
     SUPERSEDES = "supersedes"  # the new memory -> the one that it replaces
     CONFLICTS_WITH = "conflicts_with"  # the newer rival -> the older one; both are kept
     FOLLOWS = "follows"  # a turn -> the turn before it
+    DERIVED_FROM = "derived_from"  # what was drawn out by a model -> each memory that says it
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,21 +99,22 @@ class Erasure:
         self._find_freed()
 
     def _sources(self, ids: Sequence[str]) -> list[tuple[str, str]]:
-        """(fused memory that was named, parent): the parents hold what the fused memory says.
+        """(fused or drawn memory that was named, parent): the parents hold what it says.
 
         Where parents were named beside it, these are what is meant: the others are freed.
         """
         named = {record.memory.id for record in self.named}
         pairs: list[tuple[str, str]] = []
         for id in named.intersection(ids):
-            parents = queries.sources_of(self.transaction.connection, [id], Relation.FUSED_FROM)
-            if named.isdisjoint(parents):
-                pairs += [(id, parent) for parent in parents]
+            for relation in (Relation.FUSED_FROM, Relation.DERIVED_FROM):
+                parents = queries.sources_of(self.transaction.connection, [id], relation)
+                if named.isdisjoint(parents):
+                    pairs += [(id, parent) for parent in parents]
         return pairs
 
     def _derived(self, ids: Sequence[str]) -> list[tuple[str, str]]:
         """(what holds some of the content, what it was made of)."""
-        kinds = (Relation.PART_OF, Relation.FUSED_FROM)
+        kinds = (Relation.PART_OF, Relation.FUSED_FROM, Relation.DERIVED_FROM)
         edges = queries.derived_from(self.transaction.connection, ids)
         return [(id, edge.source) for id, edge in edges if edge.relation in kinds]
 

@@ -6,7 +6,8 @@ write-ahead log. Only then does the call return. What is erased with a memory is
 
 - the pieces of a long text with the whole; erasing one piece blanks its words in the whole;
 - a fused memory with its parents, since it is made of them; erasing one parent erases the fused memory and brings the
-  other parents back.
+  other parents back;
+- what a model drew out of a memory (facts of turns) with that memory, and the memories that say it with what was drawn.
 
 If the process dies after the transaction and before the new file is in place, the next start finishes the work: an
 erasure that was committed is never left half done.
