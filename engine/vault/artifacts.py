@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from engine.vault.adapters import KIND as ADAPTER
 from engine.vault.adapters import let_go
 from engine.vault.connection import Connection
 from engine.vault.rows import known_time, stored_time
 from engine.vault.staging import SHOWN
+from engine.vault.work import ask_retraining
 
 if TYPE_CHECKING:
     from engine.vault.transaction import Transaction
@@ -103,6 +105,7 @@ def drop_derived(transaction: Transaction) -> Mapping[str, int]:
                 stale[row.id] = row
     if transaction.erasing:
         stale |= {row.id: row for row in artifacts_of(transaction.connection, CONVERSATION)}
+    ask_retraining(transaction, [row for row in stale.values() if row.kind == ADAPTER])
     drop_artifacts(transaction, list(stale))
     transaction.invalidated.update(changed)
     transaction.outdated.clear()

@@ -34,8 +34,9 @@ def clear(connection: duckdb.DuckDBPyConnection, settings: Settings, now: dateti
         OSError, MemosError: something could not be removed or written; the note stays.
     """
     record = _note(connection, SEALING)
-    if settings.index_folder.exists():
-        _remove(settings.index_folder)
+    for folder in (settings.index_folder, settings.checkpoints_folder):
+        if folder.exists():
+            _remove(folder)
     _replace_backups(connection, settings, record, now)
     _clear_blobs(settings, sealed=bool(record))
     if record:

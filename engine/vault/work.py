@@ -2,26 +2,30 @@
 
 Work is asked for in the transaction that makes it necessary, so it is there however the process ends. What was running
 when a process died is waiting again at the next start (`take_up`), and goes on from its checkpoint where it has one.
+An adapter that served and goes with one of its memories is asked for anew from the others (`ask_retraining`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from engine.tier_operations import WorkState
+from engine.tier_operations import AdapterState, WorkState
 from engine.vault.connection import Connection
 from engine.vault.rows import known_time, stored_time
 
 if TYPE_CHECKING:
+    from engine.vault.artifacts import ArtifactRow
     from engine.vault.transaction import Transaction
 
+RETRAIN = "retrain"
 COLUMNS = ("id", "cube", "what", "state", "header", "attempts", "asked_at", "began_at", "ended_at")
 MOST_ATTEMPTS = 3  # after so many that never came to an end it is given up: it may be what ends the process
 KEPT_FOR = timedelta(days=30)
+RETRAINING = "memories that the adapter was made from changed or were forgotten"
 INTERRUPTED = f"it was begun {MOST_ATTEMPTS} times and the process ended each time: ask for it again by hand"
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM work"
 
@@ -63,6 +67,36 @@ def put_work(transaction: Transaction, row: WorkRow) -> None:
     times = [None if at is None else stored_time(at) for at in (row.asked_at, row.began_at, row.ended_at)]
     values = (row.id, row.cube, row.what, row.state.value, header, row.attempts, *times)
     transaction.insert("work", COLUMNS, [values], replace_=True)
+
+
+def ask_for(transaction: Transaction, id: str, cube: str, what: str, header: Mapping[str, Any]) -> WorkRow:
+    """Note that there is work, for whoever does it in the background."""
+    row = WorkRow(id, cube, what, WorkState.WAITING, header, 0, transaction.now)
+    put_work(transaction, row)
+    return row
+
+
+def ask_retraining(transaction: Transaction, gone: Collection[ArtifactRow]) -> None:
+    """Adapters are about to go, since memories that they were made from changed: ask for those that served anew.
+
+    Before their rows go. A cube of which nothing is left is asked nothing.
+    """
+    if not gone:
+        return
+    serving = {
+        row[0]
+        for row in transaction.rows(
+            "SELECT artifact FROM adapters WHERE state = ? AND artifact IN (SELECT unnest(?::VARCHAR[]))",
+            [AdapterState.SERVING.value, [row.id for row in gone]],
+        )
+    }
+    for row in gone:
+        ids = [id for id, _ in row.sources]
+        left = transaction.rows("SELECT id FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[]))", [ids])
+        if row.id in serving and left:
+            there = {id for (id,) in left}
+            header = {"ids": [id for id in ids if id in there], "instead": row.id, "reason": RETRAINING}
+            ask_for(transaction, f"w_{row.id.partition('_')[2]}", row.cube, RETRAIN, header)
 
 
 def take_up(transaction: Transaction) -> None:

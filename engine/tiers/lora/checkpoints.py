@@ -1,24 +1,23 @@
 """What a training that was killed goes on from: its weights, its optimiser and how far it was.
 
-A checkpoint belongs to one plan, one material and one base model; of anything else it is not taken. It is written
-beside its place and renamed. One that cannot be read is passed over: training begins anew.
+A checkpoint belongs to one plan, one material and one base model; of anything else it is not taken. One that cannot be
+read is passed over: training begins anew. Where it lies, and how it is sealed, is `engine.vault.checkpoints`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as unpacked
 from safetensors.torch import save as packed
 
-from engine.files import sync_folder
+from engine.vault.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from engine.tiers.lora.distil import Plan
@@ -46,35 +45,27 @@ def key_of(plan: Plan, material: Material, model: str) -> str:
     return made.hexdigest()
 
 
-def save(path: Path, key: str, parameters: Sequence[Any], optimizer: Any, progress: Progress) -> None:
+def save(place: Checkpoint, key: str, parameters: Sequence[Any], optimizer: Any, progress: Progress) -> None:
     tensors = {}
     for number, parameter in enumerate(parameters):
         kept = optimizer.state[parameter]
         parts = (parameter.detach(), kept["exp_avg"], kept["exp_avg_sq"])
         tensors.update({f"{number}.{name}": part.to("cpu") for name, part in zip(PARTS, parts, strict=True)})
-    content = packed(tensors, {KEY: key, STATE: json.dumps(asdict(progress))})
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
+    place.write(packed(tensors, {KEY: key, STATE: json.dumps(asdict(progress))}))
 
 
-def restore(path: Path, key: str, parameters: Sequence[Any], optimizer: Any) -> Progress | None:
+def restore(place: Checkpoint, key: str, parameters: Sequence[Any], optimizer: Any) -> Progress | None:
     """Put weights and optimiser as they were, if there is a checkpoint of this very training."""
-    if not path.is_file():
+    content = place.read()
+    if content is None:
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            told = file.metadata() or {}
-            if told.get(KEY) != key:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
+        told = _told(content)
+        if told.get(KEY) != key:
+            return None
+        tensors = unpacked(content)
         state = Progress(**json.loads(told[STATE]))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None
     if set(tensors) != {f"{number}.{name}" for number in range(len(parameters)) for name in PARTS}:
         return None
@@ -85,3 +76,10 @@ def restore(path: Path, key: str, parameters: Sequence[Any], optimizer: Any) -> 
             step = torch.tensor(float(state.done))
             optimizer.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
     return state
+
+
+def _told(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file: its header is JSON behind 8 bytes that say how long it is."""
+    length = int.from_bytes(content[:8], "little")
+    told: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
+    return told

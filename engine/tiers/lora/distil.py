@@ -6,11 +6,11 @@ thread's inference mode for that step alone. The same material, plan and seed gi
 machine: rows of each step are drawn by the seed and the number of the step, so a run that goes on from a checkpoint
 ends as if it had never stopped.
 
-What must stay true: a run that is cancelled or fails leaves neither an adapter nor a checkpoint; only the process being
-killed leaves one. Training ends early when the student says everything as the teacher does. Learning rate and mixture
-were measured on the test model: 64 facts in some 350 steps and 40 s of one core, all of them known, .985 and more of
-phrasings never trained with, .99 of answers over other contexts as before. With 256 rows of each kind to hold the model
-still instead of 3,072 these were learned by heart: .91 of answers over other contexts, .89 of refusals.
+What must stay true: a run that is cancelled or fails leaves neither an adapter nor a checkpoint; only a process that ends
+in the midst of it leaves one. Training ends early when the student says everything as the teacher does. Learning rate
+and mixture were measured on the test model: 64 facts in some 350 steps and 40 s of one core, all of them known, .985
+and more of phrasings never trained with, .99 of answers over other contexts as before. With 256 rows of each kind to
+hold the model still instead of 3,072 these were learned by heart: .91 of answers over other contexts, .89 of refusals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +32,7 @@ from engine.tiers.lora.batches import PIECE_TOKENS, logits_of, pieces
 from engine.tiers.lora.files import Card, Source, digest_of
 from engine.tiers.lora.material import BESIDE, CONFLICT, MEMORY, SCENE, UNKNOWN, Material, Row, Target
 from engine.tiers.lora.serving import Resident
+from engine.vault.checkpoints import Checkpoint
 
 if sys.platform != "win32":
     import resource
@@ -91,7 +91,7 @@ def distilling(
     plan: Plan = Plan(),
     *,
     start: tuple[LoraConfig, Mapping[str, torch.Tensor]] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     clock: Callable[[], float] = time.monotonic,
     peak: Callable[[], int] | None = None,
 ) -> Generator[Stage, None, Distilled]:
@@ -116,7 +116,7 @@ def distilling(
         raise
     finally:
         if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
+            checkpoint.end()
 
 
 def learning_rate_for(parameters: int) -> float:
@@ -153,7 +153,7 @@ class _Run:
         adapter: Adapter,
         material: Material,
         plan: Plan,
-        checkpoint: Path | None,
+        checkpoint: Checkpoint | None,
         clock: Callable[[], float],
         peak: Callable[[], int],
     ) -> None:
@@ -255,12 +255,12 @@ class _Run:
             rest = min(plan.cool_down, plan.steps - self._done)
             self._cooling_from, self._last, self._ended = self._done, self._done + rest, "early"
 
-    def _save(self, path: Path) -> None:
+    def _save(self, place: Checkpoint) -> None:
         state = checkpoints.Progress(self._done, self._last, self._cooling_from, self._losses, self._held)
-        checkpoints.save(path, self._key, self._parameters, self._optimizer, state)
+        checkpoints.save(place, self._key, self._parameters, self._optimizer, state)
 
-    def _resume(self, path: Path) -> None:
-        state = checkpoints.restore(path, self._key, self._parameters, self._optimizer)
+    def _resume(self, place: Checkpoint) -> None:
+        state = checkpoints.restore(place, self._key, self._parameters, self._optimizer)
         if state is None:
             return
         self._done, self._last, self._cooling_from = state.done, state.last, state.cooling_from

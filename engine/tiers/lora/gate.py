@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from engine.model.prompts import Note
+from engine.tier_operations import Judged
 from engine.tiers.lora.asking import Said, Stage, asking, prompt_ids
 from engine.tiers.lora.batches import predicted
 from engine.tiers.lora.files import Source
@@ -86,6 +87,12 @@ class Verdict:
     def sources(self) -> tuple[Source, ...]:
         """As a card has them."""
         return tuple(Source(one.id, one.version, one.known) for one in self.memories)
+
+    @property
+    def judged(self) -> Judged:
+        """As it is kept and shown, without what each memory came to."""
+        told = {each.name: getattr(self, each.name) for each in fields(Judged)}
+        return Judged(**told)
 
     @property
     def standing(self) -> tuple[bool, float, float]:

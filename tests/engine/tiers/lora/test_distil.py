@@ -14,6 +14,7 @@ from engine.tiers.lora.asking import Stage, answers, as_job, finished, prompt_id
 from engine.tiers.lora.distil import Distilled, Plan, distilling, learning_rate_for
 from engine.tiers.lora.material import MEMORY, Material, gathering
 from engine.tiers.lora.serving import Resident
+from engine.vault.checkpoints import Checkpoint
 from tests.engine.tiers.lora.conftest import PLAN, Trained, some_material
 from tests.models.questions import some_notes
 
@@ -53,7 +54,7 @@ def test_the_same_seed_gives_the_same_adapter(resident: Resident, small: Materia
 
 def test_a_cancelled_run_leaves_nothing(resident: Resident, small: Material, tmp_path: Path):
     before, path = snapshot(resident.base), tmp_path / "checkpoint"
-    run = distilling(resident, "cut-off", small, replace(SHORT, checkpoint_steps=1), checkpoint=path)
+    run = distilling(resident, "cut-off", small, replace(SHORT, checkpoint_steps=1), checkpoint=Checkpoint(path))
     for _ in range(3):
         next(run)
     assert path.exists()
@@ -70,13 +71,13 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_as_if_it_had_not_stop
 ):
     whole = finished(distilling(resident, "in-one-go", small, SHORT))
     path = tmp_path / "checkpoint"
-    run = distilling(resident, "killed-run", small, replace(SHORT, checkpoint_steps=4), checkpoint=path)
+    run = distilling(resident, "killed-run", small, replace(SHORT, checkpoint_steps=4), checkpoint=Checkpoint(path))
     for _ in range(5):
         next(run)
     kept = path.read_bytes()  # what a kill at this point leaves
     run.close()
     path.write_bytes(kept)
-    again = distilling(resident, "goes-on", small, replace(SHORT, checkpoint_steps=4), checkpoint=path)
+    again = distilling(resident, "goes-on", small, replace(SHORT, checkpoint_steps=4), checkpoint=Checkpoint(path))
     assert next(again).done == 5  # type: ignore[union-attr]
     assert finished(again).digest == whole.digest  # type: ignore[arg-type]
     assert not path.exists()
@@ -86,18 +87,18 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_as_if_it_had_not_stop
 def test_a_damaged_checkpoint_is_passed_over(resident: Resident, small: Material, tmp_path: Path, damage: bytes):
     path = tmp_path / "checkpoint"
     path.write_bytes(damage)
-    run = distilling(resident, "anew-then", small, SHORT, checkpoint=path)
+    run = distilling(resident, "anew-then", small, SHORT, checkpoint=Checkpoint(path))
     assert next(run).done == 1
 
 
 def test_a_checkpoint_of_another_plan_is_not_taken(resident: Resident, small: Material, tmp_path: Path):
     path, plan = tmp_path / "checkpoint", replace(SHORT, checkpoint_steps=1)
-    run = distilling(resident, "cut-off", small, plan, checkpoint=path)
+    run = distilling(resident, "cut-off", small, plan, checkpoint=Checkpoint(path))
     next(run)
     kept = path.read_bytes()
     run.close()
     path.write_bytes(kept)
-    assert next(distilling(resident, "another", small, replace(plan, seed=9), checkpoint=path)).done == 1
+    assert next(distilling(resident, "another", small, replace(plan, seed=9), checkpoint=Checkpoint(path))).done == 1
 
 
 def test_training_ends_early_when_the_student_says_what_the_teacher_says(first: Trained):
@@ -140,7 +141,7 @@ def test_it_runs_in_the_background_of_the_models_thread_from_the_material_to_the
 
     def begin(material: Material, name: str):
         return runner.stream(
-            lambda _: as_job(distilling(resident, name, material, plan, checkpoint=path)), background=True
+            lambda _: as_job(distilling(resident, name, material, plan, checkpoint=Checkpoint(path))), background=True
         )
 
     try:
@@ -151,7 +152,7 @@ def test_it_runs_in_the_background_of_the_models_thread_from_the_material_to_the
             *stages, whole = list(told)
         assert [stage.done for stage in stages if isinstance(stage, Stage)] == list(range(1, 7))
         assert isinstance(whole, Distilled)
-        cut = distilling(resident, "behind-two", material, plan, checkpoint=path)
+        cut = distilling(resident, "behind-two", material, plan, checkpoint=Checkpoint(path))
         for _ in range(3):
             next(cut)
         kept = path.read_bytes()
