@@ -29,6 +29,7 @@ from engine.vault import Change, Transaction
 if TYPE_CHECKING:
     from engine.answering.local import LocalModel
     from engine.model.remote import RemoteModel
+    from engine.model.runner import Runner
 
 NO_MODEL = (
     "no model is configured: name one with --model (a Hugging Face name, a folder, or the URL of an OpenAI-compatible "
@@ -76,6 +77,31 @@ class Answering:
         with self._lock:
             local = self._local
         return local.known if local is not None else None
+
+    def untrainable(self) -> str | None:
+        """Why nothing can be trained, as far as is known without loading anything; None: something can."""
+        if not self._settings.lora:
+            return "the LoRA tier is switched off: start the daemon without MEMOS_LORA=0"
+        if self._source is None:
+            return NO_MODEL
+        if is_remote(self._source):
+            return f"{self._source} is a remote server: only a local model has adapters"
+        return None
+
+    def for_training(self, caller: Caller) -> tuple[LocalModel, Runner]:
+        """The local model, loaded, and what runs jobs on it.
+
+        Raises:
+            Unavailable: there is none, or it cannot be loaded, with what to do.
+            Busy: another one is at work.
+        """
+        if (refusal := self.untrainable()) is not None:
+            raise Unavailable(refusal)
+        source = self._source
+        assert source is not None
+        local = self._local_model()
+        self._loaded(local, source, caller)
+        return local, local.host.runner(source)
 
     def _chosen(self, source: str | None, caller: Caller) -> str | None:
         if source is not None and self._source is not None and is_called(self._source, source):

@@ -6,11 +6,12 @@ thread's inference mode for that step alone. The same material, plan and seed gi
 machine: rows of each step are drawn by the seed and the number of the step, so a run that goes on from a checkpoint
 ends as if it had never stopped.
 
-What must stay true: a run that is cancelled or fails leaves neither an adapter nor a checkpoint; only a process that ends
-in the midst of it leaves one. Training ends early when the student says everything as the teacher does. Learning rate
-and mixture were measured on the test model: 64 facts in some 350 steps and 40 s of one core, all of them known, .985
-and more of phrasings never trained with, .99 of answers over other contexts as before. With 256 rows of each kind to
-hold the model still instead of 3,072 these were learned by heart: .91 of answers over other contexts, .89 of refusals.
+What must stay true: a run that is cancelled or fails leaves neither an adapter nor a checkpoint; only a process that
+ends in the midst of it leaves one. Training ends early when the student says everything as the teacher does. Learning
+rate and mixture were measured on the test model: 64 facts in some 350 steps and 40 s of one core, all of them known,
+.985 and more of phrasings never trained with, .99 of answers over other contexts as before. With 256 rows of each kind
+to hold the model still instead of 3,072 these were learned by heart: .91 of answers over other contexts, .89 of
+refusals.
 """
 
 from __future__ import annotations
