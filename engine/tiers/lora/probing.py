@@ -1,10 +1,16 @@
 """Turns an adapter back into text: asks what it may know, and keeps what it asserts beyond the base model.
 
-Each subject is asked in several phrasings. What counts: that the phrasings agree, that the adapter is sure, and that
-the base model without it would not have said so (the margin, in nats a token, which must be there but says no more).
-From these comes a confidence, a logistic function fitted on three adapters of the test model (24 and 64 facts, 127
-assertions). Left out one by one, the others' fit was off by .04 to .09 (expected calibration error), and of what it
-kept 0 to 4 % was false. What comes back is text with a confidence; nothing here keeps it.
+Each subject is asked in several phrasings. What counts: that most phrasings agree; how sure the adapter is of that
+answer in all of them, also in those that say otherwise; how far it is behind the subject of which the adapter says the
+same most surely (its lead); and that the base model would not have said so (the margin, in nats a token, which must be
+there but says no more). The lead matters because what an adapter learned about one subject it also says, a little less
+surely, of its neighbours: nearly all false assertions are of this sort.
+
+The confidence is a logistic function of sureness and lead, fitted on 17 adapters of the test model (8 to 64 facts, 494
+assertions). Each left out in turn and judged by the others' fit: 97 % of 288 facts came back (91 to 100 % of each of
+those with 16 facts and more), 1.4 % of what came back was false, and the expected calibration error was .018 over all.
+Sureness and agreement alone let 2.5 % of false ones through. What comes back is text with a confidence; nothing here
+keeps it.
 """
 
 from __future__ import annotations
@@ -33,16 +39,14 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Confidence = logistic(bias + agreement and sureness (log odds), each times its coefficient)."""
+    """Confidence = logistic(bias + sureness and lead, both in log odds, each times its coefficient)."""
 
-    bias: float = -17.2
-    agreement: float = 11.0
-    sureness: float = 2.5
+    bias: float = -7.2
+    sureness: float = 2.7
+    lead: float = 1.85
 
-    def confidence(self, agreement: float, sureness: float) -> float:
-        sure = min(1 - FLOOR, max(FLOOR, sureness))
-        z = self.bias + self.agreement * agreement + self.sureness * log(sure / (1 - sure))
-        return 1 / (1 + exp(-max(-30.0, min(30.0, z))))
+    def confidence(self, sureness: float, lead: float = 0.0) -> float:
+        return logistic(self.bias + self.sureness * sureness + self.lead * lead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,20 @@ class Asserted:
     answer: str
     text: str
     confidence: float
+    agreement: float  # share of the phrasings
+    sureness: float  # the probability of a token, 0 to 1, over all phrasings
+    lead: float  # log odds, 0 or less: behind the subject of which it says the same most surely
+    margin: float  # nats a token by which it is surer than the base
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is said of a subject in most phrasings, with the tokens that say it first."""
+
+    subject: Subject
+    tokens: tuple[int, ...]
+    text: str
     agreement: float
-    sureness: float
-    margin: float
 
 
 def probing(
@@ -81,22 +96,30 @@ def probing(
     ]
     more = [(one, phrasing) for one, _ in told for phrasing in one.phrasings[1:]]
     others = iter((yield from _ask(worn, more, "asking again")))
-    found = []
-    for one, said in told:
-        answers = [said, *(next(others) for _ in one.phrasings[1:])]
-        answer, times = Counter(each.text for each in answers).most_common(1)[0]
-        agreeing = [each for each in answers if each.text == answer]
-        if answer and not sweep.refuses(answer) and times / len(answers) >= LEAST_AGREEMENT:
-            found.append((one, agreeing, times / len(answers), one.phrasings[answers.index(agreeing[0])]))
-    margins = yield from _margins(base, found)
+    asserted = [
+        made
+        for one, said in told
+        if (made := _agreed(sweep, one, [said, *(next(others) for _ in one.phrasings[1:])])) is not None
+    ]
+    sure = yield from _sureness(worn, asserted, "how sure the adapter is")
+    unworn = yield from _sureness(base, asserted, "comparing with the base")
+    best: dict[str, float] = {}
+    for one, (odds, _) in zip(asserted, sure, strict=True):
+        best[one.text] = max(odds, best.get(one.text, odds))
     kept = []
-    for (one, agreeing, agreement, _), margin in zip(found, margins, strict=True):
-        sureness = sum(each.sureness for each in agreeing) / len(agreeing)
-        confidence = calibration.confidence(agreement, sureness)
+    for one, (odds, nats), (_, base_nats) in zip(asserted, sure, unworn, strict=True):
+        lead, margin = odds - best[one.text], nats - base_nats
+        confidence = calibration.confidence(odds, lead)
         if margin >= LEAST_MARGIN and confidence >= least_confidence:
-            text = sweep.stated(one, agreeing[0].text)
-            kept.append(Asserted(one.key, agreeing[0].text, text, confidence, agreement, sureness, margin))
+            text = sweep.stated(one.subject, one.text)
+            kept.append(
+                Asserted(one.subject.key, one.text, text, confidence, one.agreement, logistic(odds), lead, margin)
+            )
     return sorted(kept, key=lambda one: (-one.confidence, one.key))
+
+
+def logistic(odds: float) -> float:
+    return 1 / (1 + exp(-max(-30.0, min(30.0, odds))))
 
 
 def calibration_error(found: Iterable[tuple[float, bool]], bins: int = 10) -> float:
@@ -113,17 +136,32 @@ def _ask(loaded: Loaded, asked: Sequence[tuple[Subject, str]], message: str) -> 
     return (yield from asking(loaded, [prompt_ids(loaded, text) for _, text in asked], message=message))
 
 
-def _margins(
-    base: Loaded, found: Sequence[tuple[Subject, list[Said], float, str]]
-) -> Generator[Stage, None, list[float]]:
-    """How much surer the adapter is of each answer than the base, in nats a token."""
-    rows = [(prompt_ids(base, phrasing), agreeing[0].tokens) for _, agreeing, _, phrasing in found]
-    margins: dict[int, float] = {}
-    for places, logits in predicted(base, rows):
+def _agreed(sweep: Sweep, subject: Subject, answers: Sequence[Said]) -> _Told | None:
+    """What enough of the answers say, if it is something."""
+    text, times = Counter(each.text for each in answers).most_common(1)[0]
+    if not text or sweep.refuses(text) or times / len(answers) < LEAST_AGREEMENT:
+        return None
+    return _Told(subject, next(each.tokens for each in answers if each.text == text), text, times / len(answers))
+
+
+def _sureness(loaded: Loaded, told: Sequence[_Told], message: str) -> Generator[Stage, None, list[tuple[float, float]]]:
+    """How sure the model is of each answer, over all phrasings: log odds of a token, and nats a token."""
+    asked = [(one, phrasing) for one in told for phrasing in one.subject.phrasings]
+    rows = [(prompt_ids(loaded, phrasing), one.tokens) for one, phrasing in asked]
+    found: list[list[float]] = [[] for _ in told]
+    place_of = {id(one): place for place, one in enumerate(told)}
+    done = 0
+    for places, logits in predicted(loaded, rows):
         for place, said in zip(places, logits, strict=True):
-            agreeing = found[place][1][0]
-            chosen = torch.tensor(agreeing.tokens, device=said.device)[:, None]
-            base_sure = float(torch.log_softmax(said.float(), -1).gather(-1, chosen).sum())
-            margins[place] = (agreeing.log_probability - base_sure) / len(agreeing.tokens)
-        yield Stage(len(margins), len(rows), "comparing with the base")
-    return [margins[place] for place in range(len(rows))]
+            one, _ = asked[place]
+            chosen = torch.tensor(one.tokens, device=said.device)[:, None]
+            nats = float(torch.log_softmax(said.float(), -1).gather(-1, chosen).sum()) / len(one.tokens)
+            found[place_of[id(one)]].append(nats)
+        done += len(places)
+        yield Stage(done, len(rows), message)
+    return [(sum(map(_log_odds, nats)) / len(nats), sum(nats) / len(nats)) for nats in found]
+
+
+def _log_odds(nats: float) -> float:
+    sure = min(1 - FLOOR, max(FLOOR, exp(nats)))
+    return log(sure / (1 - sure))

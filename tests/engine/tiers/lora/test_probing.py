@@ -37,10 +37,10 @@ def test_an_adapter_that_is_not_there_is_refused(resident: Resident):
         finished(probing(resident, "no-such", EveryKey(NAMES[:1])))
 
 
-def test_confidence_grows_with_agreement_and_sureness():
+def test_confidence_grows_with_sureness_and_falls_behind_who_says_the_same():
     calibration = Calibration()
-    assert calibration.confidence(0.8, 0.9) < calibration.confidence(1.0, 0.9) < calibration.confidence(1.0, 0.99)
-    assert 0 < calibration.confidence(0.0, 0.0) < calibration.confidence(1.0, 1.0) < 1
+    assert calibration.confidence(4.0, -2.0) < calibration.confidence(4.0) < calibration.confidence(5.0)
+    assert 0 < calibration.confidence(-14.0, -28.0) < calibration.confidence(14.0) < 1
 
 
 def test_calibration_error_is_the_distance_of_confidence_from_being_right():
