@@ -1,0 +1,119 @@
+"""Makes the questions about any memories for any model, and the sweep that asks what an adapter of them knows.
+
+By rule where the memories state something (`engine.text.statements`), by the model itself where they do not, or where
+it can. Each question is tried first: one that the model does not answer rightly with the memory in its context teaches
+nothing, and one that it answers without teaches nothing new. A memory of which nothing is left is named, not invented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING
+
+from engine.errors import Invalid
+from engine.model.prompts import Note
+from engine.text.statements import Statement, statements
+from engine.tiers.lora import phrasings
+from engine.tiers.lora.asking import ANSWER_TOKENS, Stage, asking, prompt_ids
+from engine.tiers.lora.framed import Framed, Frames, rivals_among, says
+from engine.tiers.lora.questions import Question, Questions, Sweep
+from engine.tiers.lora.replay import pools
+from engine.tiers.lora.self_study import REFUSALS, SelfStudy, studying
+
+if TYPE_CHECKING:
+    from engine.model.loading import Loaded
+
+MOST_STATEMENTS = 4  # of a note that are asked about: a longer one is mostly asked by its first ones
+MOST_KEYS = 2_000  # of a sweep
+
+
+def questions_for(
+    loaded: Loaded, notes: Sequence[Note], others: Sequence[Note] = (), seed: int = 0
+) -> Generator[Stage, None, Questions]:
+    """The questions about `notes`; `others` stay as text and hold the model still. The same seed gives the same.
+
+    Raises:
+        Invalid: the model answers nothing that can be asked about any of the notes.
+    """
+    told = _told(notes)
+    kept = yield from _kept(loaded, notes, told)
+    rest = [note for note in notes if note.id not in kept]
+    studied = yield from _studied(loaded, rest, others)
+    asked = {note.id for note in notes if note.id in kept or studied.study(note)}
+    if not asked:
+        raise Invalid(
+            f"{loaded.info.source} answers nothing that can be asked about these {len(notes)} memories, even with them "
+            "in its context, so it cannot be taught them: keep them as text, or use a larger model"
+        )
+    given = [one for id, some in told.items() if id in kept for one in some]
+    beside = [one for note in others for one in statements(note.text)[:MOST_STATEMENTS]]
+    values = [one.value for one in given]
+    return Framed(
+        {id: some for id, some in told.items() if id in kept},
+        kept,
+        pools(loaded, given, beside),
+        studied,
+        rivals_among(values),
+        tuple(note.id for note in notes if note.id not in asked),
+    )
+
+
+def sweep_for(loaded: Loaded, notes: Sequence[Note], names: Sequence[str] = ()) -> Sweep:
+    """What to ask an adapter about: each subject of the notes and each of `names`, with each attribute of the notes."""
+    told = [one for note in notes for one in statements(note.text)]
+    found: dict[tuple[str, ...], Statement] = {}
+    subjects = list(dict.fromkeys([*(one.subject for one in told), *names]))
+    for one in told:
+        found.setdefault(one.key, one)
+    for one in {(one.kind, one.attribute): one for one in told if one.attribute}.values():
+        for subject in subjects:
+            asked = one.of(subject=subject)
+            found.setdefault(asked.key, asked)
+    return Frames(tuple(found.values())[:MOST_KEYS], tuple(names))
+
+
+def _told(notes: Sequence[Note]) -> dict[str, tuple[Statement, ...]]:
+    """The statements of each note; what a later note says of the same matter takes the place of an earlier one's."""
+    said_in: dict[tuple[str, ...], str] = {}
+    found: dict[str, dict[tuple[str, ...], Statement]] = {}
+    for note in sorted(notes, key=lambda note: (note.at, note.id)):
+        for one in statements(note.text)[:MOST_STATEMENTS]:
+            if REFUSALS.search(one.value):
+                continue
+            earlier = said_in.get(one.key)
+            if earlier is not None:
+                found[earlier].pop(one.key, None)
+            found.setdefault(note.id, {})[one.key] = one
+            said_in[one.key] = note.id
+    return {id: tuple(some.values()) for id, some in found.items() if some}
+
+
+def _kept(
+    loaded: Loaded, notes: Sequence[Note], told: dict[str, tuple[Statement, ...]]
+) -> Generator[Stage, None, dict[str, tuple[tuple[Question, ...], tuple[Question, ...]]]]:
+    """For each note the questions that it makes the model answer: to train with, and held out."""
+    asked = [
+        (held, Question(text, note, one.value))
+        for note in notes
+        for one in told.get(note.id, ())
+        for held, some in ((False, phrasings.study(one)), (True, phrasings.held_out(one)))
+        for text in some
+    ]
+    prompts = [prompt_ids(loaded, question.text, (question.note,)) for _, question in asked if question.note]
+    bare = [prompt_ids(loaded, question.text) for _, question in asked]
+    with_note = yield from asking(loaded, prompts, answer_tokens=ANSWER_TOKENS, message="trying the questions")
+    without = yield from asking(loaded, bare, answer_tokens=ANSWER_TOKENS, message="what the model knows anyhow")
+    found: dict[str, tuple[list[Question], list[Question]]] = {}
+    for (held, question), said, before in zip(asked, with_note, without, strict=True):
+        right, note = question.right or "", question.note
+        told_so = said.whole and not REFUSALS.search(said.text) and says(said.text, right, question.text)
+        if told_so and note is not None and not says(before.text, right, question.text):
+            found.setdefault(note.id, ([], []))[held].append(question)
+    return {id: (tuple(study), tuple(held)) for id, (study, held) in found.items() if study and held}
+
+
+def _studied(loaded: Loaded, notes: Sequence[Note], others: Sequence[Note]) -> Generator[Stage, None, SelfStudy]:
+    """Self-study of the notes that state nothing which the model answers; without any, nothing is asked of it."""
+    if not notes:
+        return SelfStudy({}, ())
+    return (yield from studying(loaded, notes, others))

@@ -1,0 +1,105 @@
+"""How a statement is asked about: phrasings to train with, and others that are held out.
+
+Whole questions are trained with, short and roundabout ones are held out, so that what was learned has to carry over.
+Tables and rules of English; nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+from engine.text.statements import VERBS, Kind, Statement
+from engine.text.tables import word_set
+
+ATTRIBUTE_STUDY = (
+    "What is the {a} of {s}?",
+    "Tell me the {a} of {s}.",
+    "What is {s}'s {a}?",
+    "The {a} of {s}?",
+    "What {a} does {s} have?",
+    "Which {a} has {s}?",
+)
+ATTRIBUTE_HELD = (
+    "{s}'s {a}?",
+    "Tell me, what is the {a} of {s}?",
+    "{a} of {s}?",
+    "Do you know the {a} of {s}?",
+)
+THING_STUDY = ("What is {s}?", "Tell me what {s} is.", "Do you know what {s} is?", "What do we know {s} to be?")
+THING_HELD = ("{s}?", "Tell me, what is {s}?", "Can you say what {s} is?")
+PLACED_STUDY = ("{wh} is {s}?", "Tell me {wh_low} {s} is.", "Do you know {wh_low} {s} is?")
+PLACED_HELD = ("Tell me, {wh_low} is {s}?", "Can you say {wh_low} {s} is?", "{s}: {wh_low}?")
+CLAUSE_STUDY = (
+    "{wh} {do} {s} {base}{o}{p}?",
+    "Tell me {wh_low} {s} {verb}{o}{p}.",
+    "Do you know {wh_low} {s} {verb}{o}{p}?",
+)
+CLAUSE_HELD = (
+    "Tell me, {wh_low} {do} {s} {base}{o}{p}?",
+    "Can you say {wh_low} {s} {verb}{o}{p}?",
+    "{s} {verb}{o}{p_always} {wh_low}?",
+)
+_IRREGULAR = {
+    "went": "go", "came": "come", "got": "get", "gave": "give", "took": "take", "made": "make", "bought": "buy",
+    "sold": "sell", "ate": "eat", "drank": "drink", "read": "read", "wrote": "write", "said": "say", "told": "tell",
+    "knew": "know", "thought": "think", "saw": "see", "met": "meet", "sent": "send", "brought": "bring",
+    "kept": "keep", "held": "hold", "left": "leave", "spoke": "speak", "drove": "drive", "won": "win", "lost": "lose",
+    "found": "find", "began": "begin", "had": "have", "did": "do", "paid": "pay", "ran": "run", "has": "have",
+}  # fmt: skip
+_PLURAL = word_set("i we you they")
+
+
+def study(one: Statement) -> list[str]:
+    """Phrasings to train with."""
+    return _asked(one, ATTRIBUTE_STUDY, THING_STUDY, PLACED_STUDY, CLAUSE_STUDY)
+
+
+def held_out(one: Statement) -> list[str]:
+    """Phrasings that are never trained with."""
+    return _asked(one, ATTRIBUTE_HELD, THING_HELD, PLACED_HELD, CLAUSE_HELD)
+
+
+def _asked(one: Statement, attribute: tuple[str, ...], *others: tuple[str, ...]) -> list[str]:
+    thing, placed, clause = others
+    wh = "When" if one.asks_when else "Where" if one.asks_where else "What"
+    said = {"s": _inside(one.subject), "a": one.attribute, "wh": wh, "wh_low": wh.lower()}
+    if one.kind is Kind.ATTRIBUTE:
+        forms = attribute
+    elif one.kind is Kind.THING:
+        forms = thing if wh == "What" else placed
+    else:
+        forms = clause
+        base, do = _infinitive(one.verb, one.subject)
+        o = f" {one.object}" if one.object else ""
+        p = f" {one.preposition}" if one.preposition and wh == "What" else ""
+        p_always = f" {one.preposition}" if one.preposition and wh != "When" else ""
+        said |= {"verb": one.verb, "base": base, "do": do, "o": o, "p": p, "p_always": p_always}
+    return list(dict.fromkeys(_begun(form.format(**said)) for form in forms))
+
+
+def _infinitive(verb: str, subject: str) -> tuple[str, str]:
+    """The verb as it stands beside `do`, and that form of `do`."""
+    if verb in _IRREGULAR and verb != "has":
+        return _IRREGULAR[verb], "did"
+    if verb.endswith("ed"):
+        return _known(verb, (verb[:-1], verb[:-2], verb[:-3] + "y", verb[:-3])), "did"
+    do = "do" if subject.lower() in _PLURAL else "does"
+    if verb == "has":
+        return "have", do
+    if verb.endswith("s") and not verb.endswith("ss"):
+        return _known(verb, (verb[:-1], verb[:-2], verb[:-3] + "y")), do
+    return verb, do
+
+
+def _known(verb: str, candidates: tuple[str, ...]) -> str:
+    found = next((one for one in candidates if one in VERBS), "")
+    return found or (candidates[1] if verb.endswith(("ches", "shes", "xes", "sses", "ed")) else candidates[0])
+
+
+def _inside(subject: str) -> str:
+    """A subject as it stands inside a sentence: an article that began one is small."""
+    first, space, rest = subject.partition(" ")
+    small = first.lower() in ("the", "a", "an", "my", "our", "we", "your")
+    return first.lower() + space + rest if small else subject
+
+
+def _begun(question: str) -> str:
+    return question[:1].upper() + question[1:]
