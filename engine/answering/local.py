@@ -46,6 +46,7 @@ from engine.tiers.kv.files import NONE
 from engine.tiers.kv.found import Chunk
 from engine.tiers.kv.prefixes import BLOCK_TOKENS, Span
 from engine.tiers.kv.store import KvStore
+from engine.tiers.lora.store import AdapterStore
 from engine.vault import Change, Transaction, queries
 from engine.vault.artifacts import CONVERSATION
 
@@ -65,6 +66,7 @@ class LocalModel:
         self.settings = parts.vault.settings
         self.host = ModelHost(self.settings, announce)
         self.store = KvStore(parts.vault, self.settings, parts.clock, parts.ids)
+        self.adapters = AdapterStore(parts.vault, self.settings, parts.clock, parts.ids)
         self._builder = Builder(parts, gathering, self.store)
         self._checker = Checker(self.store)
 
@@ -118,11 +120,13 @@ class LocalModel:
 
     # --- the tier ------------------------------------------------------------------------------------------------
 
-    def build(self, source: str, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
-        """Build the KV caches of a cube."""
+    def build(
+        self, source: str, cube: str, caller: Caller, progress: Progress, only: Collection[str] | None = None
+    ) -> TierBuilt:
+        """Build the KV caches of a cube, or of some memories of it."""
         runner = self.host.runner(source)
         with self.host.in_use():
-            built = self._builder.build(runner, cube, caller, progress)
+            built = self._builder.build(runner, cube, caller, progress, only)
         self.store.flush()
         rows = [row for row in self.store.rows(cube, self.known) if row.usable]
         prefix = sum(row.tokens for row in rows if row.form.startswith(PREFIX))
@@ -155,6 +159,7 @@ class LocalModel:
     def committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
         """See `engine.answering.answering`."""
         self.erasures += transaction.erasing  # before what is kept of conversations goes
+        self.adapters.committed(changes, transaction)
         self.store.committed(changes, transaction)
 
     def sweep(self) -> None:

@@ -78,7 +78,7 @@ def write_adapter(folder: Path, config: Any, tensors: Mapping[str, torch.Tensor]
     try:
         weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         _write(partial / WEIGHTS, save(weights, {"format": "pt"}))
-        _write(partial / CONFIG, _json(_plain(config)))
+        _write(partial / CONFIG, _json(config_json(config)))
         _write(partial / CARD, _json({"version": VERSION, **asdict(card)}))
         sync_folder(partial)
         partial.rename(folder)
@@ -103,10 +103,22 @@ def read_card(folder: Path) -> Card:
         told = json.loads(path.read_bytes())
         if told.pop("version", None) != VERSION:
             raise ValueError("another version wrote it")
-        sources = tuple(Source(**one) for one in told.pop("sources"))
-        return Card(**told | {"sources": sources, "parents": tuple(told["parents"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Corrupt(f"{CARD} of {folder.name} cannot be read ({error}): make the adapter anew") from error
+    return card_of(told, folder.name)
+
+
+def card_of(told: Mapping[str, Any], called: str) -> Card:
+    """A card out of JSON.
+
+    Raises:
+        Corrupt: it is none.
+    """
+    try:
+        sources = tuple(Source(**one) for one in told["sources"])
+        return Card(**{**told, "sources": sources, "parents": tuple(told["parents"])})
+    except (TypeError, KeyError, ValueError) as error:
+        raise Corrupt(f"the card of {called} cannot be read ({error}): make the adapter anew") from error
 
 
 def read_adapter(folder: Path, model: str) -> tuple[LoraConfig, dict[str, torch.Tensor], Card]:
@@ -119,28 +131,47 @@ def read_adapter(folder: Path, model: str) -> tuple[LoraConfig, dict[str, torch.
         Invalid: it is no LoRA.
     """
     card = read_card(folder)
-    if card.model != model:
-        raise Conflict(
-            f"the adapter {folder.name} was made for the model {card.model[:19]}…, the one that is loaded is "
-            f"{model[:19]}…: load that model, or distil the memories anew for this one"
-        )
+    _refuse_other_model(card, folder.name, model)
     try:
         told = json.loads((folder / CONFIG).read_bytes())
         if not isinstance(told, dict):
             raise ValueError("it is not a table")
-        if told.get("peft_type") != "LORA":
-            raise Invalid(f"{folder.name} is a {told.get('peft_type')} adapter: only LoRA is served")
-        taken = {one.name for one in fields(LoraConfig)}
-        config = LoraConfig(**{name: value for name, value in told.items() if name in taken})
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise Corrupt(f"the adapter {folder.name} cannot be read ({error}): make it anew") from error
+    return checked(told, tensors, card, folder.name, model), tensors, card
+
+
+def checked(
+    told: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], card: Card, called: str, model: str
+) -> LoraConfig:
+    """The configuration of an adapter, if it and the weights are those of the card, and the card is of this model.
+
+    Raises:
+        Conflict, Corrupt, Invalid: as `read_adapter`.
+    """
+    _refuse_other_model(card, called, model)
+    if told.get("peft_type") != "LORA":
+        raise Invalid(f"{called} is a {told.get('peft_type')} adapter: only LoRA is served")
+    taken = {one.name for one in fields(LoraConfig)}
+    try:
+        config = LoraConfig(**{name: value for name, value in told.items() if name in taken})
+    except (TypeError, ValueError) as error:
+        raise Corrupt(f"the adapter {called} cannot be read ({error}): make it anew") from error
     if digest_of(config, tensors) != card.digest:
-        raise Corrupt(f"the weights of the adapter {folder.name} are not those it was made with: make it anew")
+        raise Corrupt(f"the weights of the adapter {called} are not those it was made with: make it anew")
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise Corrupt(f"the adapter {folder.name} holds numbers that are none: make it anew")
-    return config, tensors, card
+        raise Corrupt(f"the adapter {called} holds numbers that are none: make it anew")
+    return config
+
+
+def _refuse_other_model(card: Card, called: str, model: str) -> None:
+    if card.model != model:
+        raise Conflict(
+            f"the adapter {called} was made for the model {card.model[:19]}…, the one that is loaded is "
+            f"{model[:19]}…: load that model, or distil the memories anew for this one"
+        )
 
 
 def remove_adapter(folder: Path) -> None:
@@ -165,14 +196,14 @@ def known_ids(sources: Sequence[Source]) -> frozenset[tuple[str, int]]:
     return frozenset((one.id, one.version) for one in sources if one.known)
 
 
-def _plain(config: Any) -> dict[str, Any]:
+def config_json(config: Any) -> dict[str, Any]:
     """A configuration as JSON, without a path of this machine."""
     told: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=_listed, sort_keys=True))
     return told | {"base_model_name_or_path": None, "inference_mode": True}
 
 
 def _applied(config: Any) -> dict[str, Any]:
-    told = _plain(config)
+    told = config_json(config)
     names = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern")
     return {name: sorted(told[name]) if isinstance(told[name], list) else told[name] for name in names}
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,7 @@ class Resident:
         self._peft: Any = None
         self._layers: tuple[Any, ...] = ()
         self._adapters: dict[str, Adapter] = {}
+        self._dead: set[str] = set()  # names; added to by any thread
         self._clock = 0
 
     @property
@@ -78,7 +79,10 @@ class Resident:
             TooLarge: it alone is larger than the budget.
             Busy: there is no room while requests use the others.
         """
-        config, tensors, card = read_adapter(folder, self.base.info.fingerprint)
+        return self.take(name, *read_adapter(folder, self.base.info.fingerprint))
+
+    def take(self, name: str, config: Any, tensors: Mapping[str, torch.Tensor], card: Card) -> Adapter:
+        """As `load`, of what was read already."""
         known = self._adapters.get(name)
         if known is not None:
             if known.digest != card.digest:
@@ -128,6 +132,26 @@ class Resident:
         else:
             self._peft.unload()
             self._peft, self._layers = None, ()
+
+    def kill(self, names: Collection[str]) -> None:
+        """From now on nothing is said through these: whoever still sees the model so is refused. From any thread.
+
+        Their weights go with `bury`, on the model's thread.
+        """
+        self._dead.update(names)
+
+    def bury(self) -> None:
+        """Drop the weights of what was killed."""
+        for name in self._dead & self._adapters.keys():
+            self.drop(name)
+
+    def require_alive(self, name: str) -> None:
+        """Raises: Conflict: it was killed."""
+        if name in self._dead:
+            raise Conflict(
+                "the adapter that answered was taken out of service, since a memory that it was made from changed or "
+                "was erased: ask again"
+            )
 
     def close(self) -> None:
         for name in list(self._adapters):
@@ -186,19 +210,25 @@ class Resident:
 
     def activate(self, name: str | None) -> None:
         """What the next forward pass goes through. Who calls this turns it off before the next step of another job."""
-        if name is not None and name not in self._adapters:
-            raise NotFound(f"the adapter {name} is not resident: load it")
+        if name is not None:
+            self.require_alive(name)
+            self.known(name)
         names = [] if name is None else [name]
         for layer in self._layers:
             layer._active_adapter = names
 
     def mixed(self, model: Any, names: Sequence[str], given: Mapping[str, Any]) -> Any:
-        for name in set(names) - {BASE}:
+        worn = set(names) - {BASE}
+        for name in worn:
+            self.require_alive(name)
             self._touched(self.known(name))
         if self._peft is None:
             return model(**given)
         self._peft.active_adapter = next(iter(self._adapters))
-        return self._peft(adapter_names=list(names), **given)
+        output = self._peft(adapter_names=list(names), **given)
+        for name in worn:
+            self.require_alive(name)
+        return output
 
     def _adopted(self, name: str, card: Card | None) -> Adapter:
         self._layers = tuple(part for part in self._peft.modules() if isinstance(part, BaseTunerLayer))
@@ -246,9 +276,12 @@ class _Worn:
     def __call__(self, *given: Any, **named: Any) -> Any:
         self._resident.activate(self._name)
         try:
-            return self._part(*given, **named)
+            output = self._part(*given, **named)
         finally:
             self._resident.activate(None)
+        if self._name is not None:
+            self._resident.require_alive(self._name)  # it may have been killed meanwhile
+        return output
 
     def get_decoder(self) -> _Worn:
         return _Worn(self._resident, self._name, self._part.get_decoder())

@@ -1,0 +1,85 @@
+"""What the vault says of a version of an adapter: the JSON of its row, and how people see it. Pure; without a tensor.
+
+A version that is gone has an empty header: its view says when it went, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from engine.tier_operations import AdapterState, AdapterView, Judged
+from engine.vault.adapters import AdapterRow
+
+if TYPE_CHECKING:
+    from engine.tiers.lora.store import Made
+
+
+def header_of(made: Made, blob: str, size: int, now: datetime) -> dict[str, Any]:
+    """The JSON of a version that was made here. `blob` is the digest of its `size` bytes."""
+    card = made.card
+    return {
+        "model": card.model,
+        "digest": card.digest,
+        "blob": blob,
+        "bytes": size,
+        "rank": int(getattr(made.config, "r", 0)),
+        "made": made.made,
+        "sources": [[one.id, one.version, one.known] for one in card.sources],
+        "judged": None if made.judged is None else judged_json(made.judged),
+        "parents": list(made.parents),
+        "subjects": list(made.subjects),
+        "seed": card.seed,
+        "steps": card.steps,
+        "seconds": made.seconds,
+        "peak_bytes": made.peak_bytes,
+        "created_at": now.isoformat(),
+        "reason": made.reason,
+    }
+
+
+def judged_json(judged: Judged) -> dict[str, Any]:
+    return {**asdict(judged), "why": list(judged.why)}
+
+
+def judged_of(header: Mapping[str, Any]) -> Judged | None:
+    told = header.get("judged")
+    return None if told is None else Judged(**{**told, "why": tuple(told["why"])})
+
+
+def source_pairs(row: AdapterRow) -> tuple[tuple[str, int], ...]:
+    """The memories that a version was made from, with their versions."""
+    return tuple((id, version) for id, version, _ in row.header.get("sources", ()))
+
+
+def known_pairs(row: AdapterRow) -> tuple[tuple[str, int], ...]:
+    """Those that it is proven to know."""
+    return tuple((id, version) for id, version, known in row.header.get("sources", ()) if known)
+
+
+def view_of(row: AdapterRow, model: str) -> AdapterView:
+    """A version as people see it. `model`: the fingerprint of the model that is loaded; empty: none is."""
+    told = row.header
+    there = row.state is not AdapterState.GONE
+    return AdapterView(
+        id=row.artifact,
+        cube=row.cube,
+        version=row.version,
+        state=row.state,
+        made=str(told.get("made", "")),
+        model=str(told.get("model", "")),
+        usable=there and bool(model) and told["model"] == model,
+        bytes=int(told.get("bytes", 0)),
+        rank=int(told.get("rank", 0)),
+        sources=source_pairs(row),
+        known=known_pairs(row),
+        missed=tuple(id for id, _, known in told.get("sources", ()) if not known),
+        judged=judged_of(told),
+        parents=tuple(told.get("parents", ())),
+        steps=int(told.get("steps", 0)),
+        seconds=float(told.get("seconds", 0.0)),
+        peak_bytes=int(told.get("peak_bytes", 0)),
+        created_at=datetime.fromisoformat(told["created_at"]) if there else row.changed_at,
+    )
