@@ -28,6 +28,14 @@ PIECE_TOKENS, CPU_PIECE_TOKENS = 512, 256  # of a prefill at once. A CPU is as f
 STOP, LENGTH = "stop", "length"
 
 
+class Choosing(Protocol):
+    """What chooses tokens; `done`: nothing comes behind the last one."""
+
+    @property
+    def done(self) -> bool: ...
+    def choose(self, logits: torch.Tensor) -> int: ...
+
+
 class Cache(Protocol):
     """The KV cache of one reply, as `engine.tiers.kv.tensors.WorkingCache` is one; the model appends to it."""
 
@@ -46,9 +54,17 @@ class Step:
 
 
 def generate(
-    loaded: Loaded, ids: Sequence[int], cache: Cache, sampling: Sampling, *, piece_tokens: int = 0
+    loaded: Loaded,
+    ids: Sequence[int],
+    cache: Cache,
+    sampling: Sampling,
+    *,
+    piece_tokens: int = 0,
+    chooser: Choosing | None = None,
 ) -> Iterator[Step]:
     """Continue `ids`, of which the cache holds the first `cache.tokens`. `piece_tokens` 0: what suits the device.
+
+    `chooser` None: as the sampling says.
 
     The last step, and it alone, has `done`. The cache then holds everything but the last token.
 
@@ -57,19 +73,19 @@ def generate(
         TooLarge: the ids fill the model's context.
     """
     bound = _bound(loaded, len(ids), sampling.max_tokens)
-    chooser, spelling = Chooser(sampling), Spelling(loaded.tokenizer)
+    choosing, spelling = chooser or Chooser(sampling), Spelling(loaded.tokenizer)
     stops = StopStrings((*sampling.stop, *templates.stops(loaded)))
     ends, how = end_tokens(loaded), _last_only(loaded.model)
     suited = CPU_PIECE_TOKENS if loaded.model.device.type == "cpu" else PIECE_TOKENS
     logits = yield from _prefilled(loaded, ids, cache, piece_tokens or suited, how)
     for number in range(1, bound + 1):
-        token = chooser.choose(logits)
+        token = choosing.choose(logits)
         if token in ends:
             yield Step(stops.rest(), token, STOP)
             return
         text, stopped = stops.add(spelling.add(token))
-        if stopped:
-            yield Step(text, token, STOP)
+        if stopped or choosing.done:
+            yield Step(text if stopped else text + stops.rest(), token, STOP)
             return
         if number == bound:
             yield Step(text + stops.rest(), token, LENGTH)

@@ -20,6 +20,8 @@ LEAST_TEMPERATURE = 1e-5  # below it logits overflow, and nothing but the likeli
 class Chooser:
     """Chooses the tokens of one reply."""
 
+    done = False  # a reply ends by a token of the model, or where its bound is
+
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
         self._said: Counter[int] = Counter()
