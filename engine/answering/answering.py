@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from engine.answering.local import LocalModel
     from engine.model.remote import RemoteModel
     from engine.model.runner import Runner
+    from engine.tiers.lora.store import AdapterStore
 
 NO_MODEL = (
     "no model is configured: name one with --model (a Hugging Face name, a folder, or the URL of an OpenAI-compatible "
@@ -189,8 +190,10 @@ class Answering:
         cubes = readable_cubes(self._parts, [cube] if cube is not None else None, caller)
         return self._local_model().rows(cubes, caller) if self._anything_kept() else ()
 
-    def build_tier(self, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
-        """Build the KV caches of a cube: its pinned block and a chunk of each memory.
+    def build_tier(
+        self, cube: str, caller: Caller, progress: Progress, only: Collection[str] | None = None
+    ) -> TierBuilt:
+        """Build the KV caches of a cube: its pinned block and a chunk of each memory, or of those in `only`.
 
         Raises:
             NotFound, NotAllowed: a cube that the caller may not read, or not change.
@@ -201,7 +204,7 @@ class Answering:
             raise Unavailable(NO_MODEL)
         if is_remote(chosen):
             raise Unavailable(f"{chosen} is a remote server with a cache of its own: only a local model has a KV tier")
-        return self._local_model().build(chosen, cube, caller, progress)
+        return self._local_model().build(chosen, cube, caller, progress, only)
 
     def drop_tier(self, cube: str | None, caller: Caller) -> int:
         """Drop the KV caches of a cube, or of all; how many there were."""
@@ -210,6 +213,20 @@ class Answering:
         elif not granted(caller.principal, "*", Action.ADMIN):
             raise NotAllowed("dropping every KV cache is for the owner of the store: name a cube")
         return self._local_model().drop(cube, caller) if self._anything_kept() else 0
+
+    def drop_caches(self, cube: str, ids: Collection[str], caller: Caller) -> int:
+        """Drop these KV caches of a cube that the caller may change; how many there were."""
+        self._may_change(cube, caller)
+        return self._local_model().store.drop(caller, cube, ids) if ids else 0
+
+    @property
+    def adapters(self) -> AdapterStore:
+        """The versions of adapters. Who may do what with them is decided elsewhere.
+
+        Raises:
+            Unavailable: what runs a local model is not installed.
+        """
+        return self._local_model().adapters
 
     def _anything_kept(self) -> bool:
         """Whether there is a KV cache at all: looking at none needs no tensors."""

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import TypeVar
 
 from cubes import Memory
@@ -52,6 +52,8 @@ class Builder:
 
     def __init__(self, parts: Parts, gathering: Gathering, store: KvStore) -> None:
         self._parts, self._gathering, self._store = parts, gathering, store
+        self.when_built: Callable[[Sequence[Memory]], None] = lambda memories: None  # told of what was built by itself
+        self._by_itself = "kv" in parts.vault.settings.scheduler
         self._share, self._how = parts.vault.settings.kv_share, parts.vault.settings.kv_compression
         self._wanted: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._waiting: queue.Queue[tuple[Runner, Memory] | None] = queue.Queue(WAITING)
@@ -63,6 +65,8 @@ class Builder:
 
     def want(self, runner: Runner, memories: Sequence[Memory], *, at_once: bool = False) -> None:
         """A reply would have used chunks of these. `at_once`: they were asked for as such."""
+        if not (self._by_itself or at_once):
+            return
         with self._lock:
             for memory in memories:
                 key = (memory.id, memory.version)
@@ -71,6 +75,12 @@ class Builder:
                     self._enqueue(runner, memory)
             while len(self._wanted) > WANTED_KEPT:
                 self._wanted.popitem(last=False)
+
+    def soon(self, runner: Runner, memories: Sequence[Memory]) -> None:
+        """Build these when the model has nothing else to do."""
+        with self._lock:
+            for memory in memories:
+                self._enqueue(runner, memory)
 
     def _enqueue(self, runner: Runner, memory: Memory) -> None:
         if self._thread is None:
@@ -100,7 +110,9 @@ class Builder:
                 return False
             memories.append(another[1])
         try:
-            self._chunks(runner, memories)
+            made = {chunk.note.id for chunk, stays in self._chunks(runner, memories) if stays}
+            if built := [memory for memory in memories if memory.id in made]:
+                self.when_built(built)
         except MemosError as error:
             log.warning("KV caches were not built: %s", error)
         except Exception as error:  # noqa: BLE001 - the outermost edge of this thread: the next may succeed
@@ -121,8 +133,13 @@ class Builder:
 
     # --- by hand -------------------------------------------------------------------------------------------------
 
-    def build(self, runner: Runner, cube: str, caller: Caller, progress: Progress) -> TierBuilt:
-        """Build the pinned block of a cube and a chunk of each memory that the caller sees. See `engine.answering`."""
+    def build(
+        self, runner: Runner, cube: str, caller: Caller, progress: Progress, only: Collection[str] | None = None
+    ) -> TierBuilt:
+        """Build the pinned block of a cube and a chunk of each memory that the caller sees. See `engine.answering`.
+
+        `only`: chunks of these memories, and the pinned block if one of them is pinned.
+        """
         info = runner.loaded.info
         if not self._parts.vault.settings.kv:
             raise Unavailable("the KV tier is switched off: start the daemon without MEMOS_KV=0 to build it")
@@ -131,6 +148,9 @@ class Builder:
         (header,) = readable_cubes(self._parts, [cube], caller)
         pinned = self._gathering.pinned(header, caller)
         memories = self._live(cube, caller)
+        if only is not None:
+            pinned = pinned if any(memory.id in only for memory in pinned) else ()
+            memories = [memory for memory in memories if memory.id in only]
         total = len(memories) + 1
         progress(0, total, "building the pinned block")
         prefix, size = self._prefix(runner, cube, pinned, lambda: progress(0, total, "building the pinned block"))
