@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from peft import LoraConfig
+from transformers.pytorch_utils import Conv1D
 
 from engine.errors import Invalid, TooLarge
 from engine.tiers.lora import checkpoints
@@ -39,6 +40,7 @@ if sys.platform != "win32":
     import resource
 
 if TYPE_CHECKING:
+    from engine.model.loading import Loaded
     from engine.tiers.lora.serving import Adapter
 
 SHARES = ((MEMORY, 0.25), (BESIDE, 0.1), (UNKNOWN, 0.2), (SCENE, 0.35), (CONFLICT, 0.1))
@@ -134,6 +136,29 @@ def adapter_config(plan: Plan) -> LoraConfig:
     return LoraConfig(
         r=plan.rank, lora_alpha=plan.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
+
+
+def refusal(loaded: Loaded) -> str | None:
+    """Why a model takes no LoRA adapter; None: it does."""
+    if not _adapted(loaded):
+        return f"{loaded.info.family} has no linear layers that LoRA could adapt"
+    return None
+
+
+def adapter_bytes(loaded: Loaded, rank: int) -> int:
+    """How large an adapter of that rank is: two thin matrices for each linear layer."""
+    width = sum(sum(weights.shape) for weights in _adapted(loaded))
+    return int(rank * width * torch.float32.itemsize)
+
+
+def _adapted(loaded: Loaded) -> list[torch.Tensor]:
+    """The weights of the layers that `all-linear` stands for: all but the one that gives the logits."""
+    head = loaded.model.get_output_embeddings()
+    return [
+        part.weight
+        for part in loaded.model.modules()
+        if isinstance(part, torch.nn.Linear | Conv1D) and part is not head and part.weight.ndim == 2
+    ]
 
 
 def _fresh(
