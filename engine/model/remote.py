@@ -84,11 +84,12 @@ class RemoteModel:
         Invalid: the URL or the key cannot be used.
     """
 
-    def __init__(self, url: str, settings: Settings) -> None:
-        self._place, self._path = _parts(url)
-        self._url = url
+    def __init__(self, url: str, settings: Settings, variable: str = "MEMOS_MODEL") -> None:
+        """`variable`: the beginning of the names of the settings that its key and its name come from."""
+        self._place, self._path = _parts(url, variable)
+        self._url, self._variable = url, variable
         if not _KEY.match(settings.model_key):
-            raise Invalid("MEMOS_MODEL_KEY holds characters that no key has: set it to printable ASCII without blanks")
+            raise Invalid(f"{variable}_KEY holds characters that no key has: set it to printable ASCII without blanks")
         self._key, self._named = settings.model_key, settings.model_name
         self._found: str | None = None
         self._lock = threading.Lock()
@@ -117,20 +118,22 @@ class RemoteModel:
         except ValueError:
             return False
 
-    def stream(self, turns: Sequence[ChatTurn], sampling: Sampling) -> RemoteReply:
-        """A reply to `turns`, as it comes. Close it, or use it in a `with`.
+    def stream(
+        self, turns: Sequence[ChatTurn], sampling: Sampling, schema: Mapping[str, Any] | None = None
+    ) -> RemoteReply:
+        """A reply to `turns`, as it comes; with a `schema`, JSON of it. Close it, or use it in a `with`.
 
         Raises:
             Unavailable: the server cannot be reached, wants another key, has no such model, or failed.
             Busy, TooLarge, Invalid: it has too much to do, too little room, or refuses the request.
         """
         name = self._named or self._first_model()
-        asked = json.dumps(_request(turns, sampling, name)).encode("utf-8", "replace")
+        asked = json.dumps({**_request(turns, sampling, name), **_formed(schema)}).encode("utf-8", "replace")
         connection = self._connection()
         try:
             response = self._response(connection, "POST", "/chat/completions", asked)
             if response.status != http.client.OK:
-                raise _refused(self._url, name, response.status, _read(self._url, response))
+                raise _refused(self._url, name, response.status, _read(self._url, response), self._variable)
         except BaseException:
             connection.close()
             raise
@@ -250,7 +253,7 @@ class RemoteReply(Iterator[str]):
 # --- requests and refusals ----------------------------------------------------------------------------------------
 
 
-def _parts(url: str) -> tuple[SplitResult, str]:
+def _parts(url: str, variable: str) -> tuple[SplitResult, str]:
     """The URL in parts, and the path that requests begin with."""
     try:
         place = urlsplit(url)
@@ -261,7 +264,7 @@ def _parts(url: str) -> tuple[SplitResult, str]:
         raise Invalid("the model's URL is none: give one such as http://127.0.0.1:8000/v1")
     if place.username is not None or place.password is not None or place.query or place.fragment:
         raise Invalid(
-            f"the URL of the model at {place.hostname} holds more than a place: put its key into MEMOS_MODEL_KEY, and "
+            f"the URL of the model at {place.hostname} holds more than a place: put its key into {variable}_KEY, and "
             "leave out what stands before '@' and behind '?' or '#'"
         )
     return place, place.path.rstrip("/") or "/v1"
@@ -286,6 +289,14 @@ def _request(turns: Sequence[ChatTurn], sampling: Sampling, name: str) -> dict[s
     return asked
 
 
+def _formed(schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    if schema is None:
+        return {}
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+    }
+
+
 def _read(url: str, response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read(MAX_ANSWER_BYTES)
@@ -302,15 +313,15 @@ def _first_id(answer: bytes) -> str:
     return name if len(name) <= MAX_NAME_CHARS and name.isprintable() else ""
 
 
-def _refused(url: str, name: str, status: int, answer: bytes) -> MemosError:
+def _refused(url: str, name: str, status: int, answer: bytes, variable: str) -> MemosError:
     """What a status means, in words. Of the server's own, only names of a kind are repeated."""
     fault = _fault(answer)
     if status in (401, 403):
-        return Unavailable(f"{url} wants another key ({status}): set MEMOS_MODEL_KEY to one that it accepts")
+        return Unavailable(f"{url} wants another key ({status}): set {variable}_KEY to one that it accepts")
     if status == 404:
         return Unavailable(
-            f"{url} has no model {name!r}, or is no OpenAI-compatible server (404): set MEMOS_MODEL_NAME to one of its "
-            "models, and check the URL, which most often ends in /v1"
+            f"{url} has no model {name!r}, or is no OpenAI-compatible server (404): set {variable}_NAME to one of "
+            "its models, and check the URL, which most often ends in /v1"
         )
     if status in (408, 429, 503):
         return Busy(f"{url} has too much to do, or is still starting ({status}): ask again in a moment")
@@ -320,7 +331,7 @@ def _refused(url: str, name: str, status: int, answer: bytes) -> MemosError:
         kinds = [str(fault[key]) for key in ("type", "code", "param") if _WORD.match(str(fault.get(key) or ""))]
         return Invalid(
             f"{url} refuses the request ({', '.join([str(status), *kinds])}): see its log; if it has several models, "
-            "set MEMOS_MODEL_NAME"
+            f"set {variable}_NAME"
         )
     if 300 <= status < 400:
         return Unavailable(f"{url} sends on to another place ({status}), where nothing is sent: give that URL itself")
