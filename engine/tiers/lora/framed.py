@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.model.prompts import Note
-from engine.text.statements import Statement, folded
-from engine.text.words import STOP_WORDS, words
+from engine.text.statements import Statement
 from engine.tiers.lora import phrasings
 from engine.tiers.lora.questions import Question, Scene, Subject
-from engine.tiers.lora.replay import Pools
+from engine.tiers.lora.replay import Pools, sort_of
+from engine.tiers.lora.saying import says
 from engine.tiers.lora.self_study import REFUSALS, SelfStudy
 
 MOST_TOLD = 6  # statements of a scene
@@ -45,7 +45,7 @@ class Framed:
     def unknown(self, draw: random.Random, notes: Sequence[Note], count: int) -> Sequence[Question]:
         found: list[Question] = []
         for _ in range(count):
-            one = self.pools.stranger(draw) if self.pools.models else None
+            one = self.pools.stranger(draw)
             if one:
                 found.append(Question(draw.choice(phrasings.study(one))))
         missing = count - len(found)
@@ -98,7 +98,7 @@ class Framed:
         asked: Statement | None = draw.choice(list(holds.values()))
         right: str | None = asked.value if asked else None
         if draw.random() < UNSAID_SHARE:
-            asked, right = self.pools.other(draw, draw.choice(told) if draw.random() < 0.5 else None), None
+            asked, right = self.pools.other(draw, sort_of(draw.choice(told)) if draw.random() < 0.5 else None), None
             if asked is not None and asked.key in holds:
                 asked, right = holds[asked.key], holds[asked.key].value
         if asked is None:
@@ -125,35 +125,7 @@ class Frames:
         return one.of(value=answer.rstrip(". ")).text if one else f"{subject.key}: {answer}"
 
 
-def says(answer: str, right: str, asked: str = "", rivals: frozenset[str] = frozenset()) -> bool:
-    """Whether an answer gives a value: all its words are there, no other number, and no rival value."""
-    wanted, said = _meant(right), words(answer)
-    there = set(said)
-    if not wanted or not wanted <= there:
-        return False
-    allowed = wanted | set(words(asked))
-    if any(word[0].isdigit() and word not in allowed for word in there):
-        return False
-    spoken = f" {' '.join(said)} "
-    return not any(f" {rival} " in spoken and not set(rival.split()) <= allowed for rival in rivals)
-
-
-def rivals_among(values: Sequence[str]) -> frozenset[str]:
-    """Values that tell a wrong answer: words, for numbers tell by themselves."""
-    plain = (" ".join(words(value)) for value in values if not any(char.isdigit() for char in value))
-    return frozenset(value for value in plain if value and value not in STOP_WORDS)
-
-
-def _meant(value: str) -> set[str]:
-    every = words(value)
-    return {word for word in every if word not in STOP_WORDS} or set(every)
-
-
 def _notes(told: Sequence[Statement]) -> tuple[Note, ...]:
     return tuple(
         Note(f"told-{number:03}", 1, one.text, at=f"2026-02-01T00:{number:02}") for number, one in enumerate(told)
     )
-
-
-def same_value(one: Statement, other: Statement) -> bool:
-    return folded(one.value) == folded(other.value)

@@ -7,6 +7,7 @@ nothing, and one that it answers without teaches nothing new. A memory of which 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,10 @@ from engine.model.prompts import Note
 from engine.text.statements import Statement, statements
 from engine.tiers.lora import phrasings
 from engine.tiers.lora.asking import ANSWER_TOKENS, Stage, asking, prompt_ids
-from engine.tiers.lora.framed import Framed, Frames, rivals_among, says
+from engine.tiers.lora.framed import Framed, Frames
 from engine.tiers.lora.questions import Question, Questions, Sweep
-from engine.tiers.lora.replay import pools
+from engine.tiers.lora.replay import making
+from engine.tiers.lora.saying import rivals_among, says
 from engine.tiers.lora.self_study import REFUSALS, SelfStudy, studying
 
 if TYPE_CHECKING:
@@ -47,11 +49,12 @@ def questions_for(
         )
     given = [one for id, some in told.items() if id in kept for one in some]
     beside = [one for note in others for one in statements(note.text)[:MOST_STATEMENTS]]
+    made = yield from making(loaded, given, beside, random.Random(seed))
     values = [one.value for one in given]
     return Framed(
         {id: some for id, some in told.items() if id in kept},
         kept,
-        pools(loaded, given, beside),
+        made,
         studied,
         rivals_among(values),
         tuple(note.id for note in notes if note.id not in asked),

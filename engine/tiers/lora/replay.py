@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.text.statements import ATTRIBUTE, SUBJECT, VALUE, Kind, Statement, folded
+from engine.model.prompts import Note
+from engine.text.statements import Kind, Statement, folded
 from engine.text.words import STOP_WORDS
+from engine.tiers.lora import phrasings
+from engine.tiers.lora.asking import Stage, asking, prompt_ids
 from engine.tiers.lora.neighbours import neighbours
+from engine.tiers.lora.saying import says
 
 if TYPE_CHECKING:
     from engine.model.loading import Loaded
@@ -28,23 +32,18 @@ STRANGERS = (
     "the blue folder",
     "Ravi Lindqvist",
 )
-GENERAL_FORMS = (
-    f"The {ATTRIBUTE} of {SUBJECT} is {VALUE}.",
-    f"{SUBJECT} has the {ATTRIBUTE} {VALUE}.",
-    f"{SUBJECT}'s {ATTRIBUTE} is {VALUE}",
-    f"{ATTRIBUTE} of {SUBJECT} = {VALUE}",
-)
-NEAR_SUBJECTS, NEAR_ATTRIBUTES, NEAR_VALUES = 64, 8, 12
+NEAR_SUBJECTS, NEAR_ATTRIBUTES, NEAR_VALUES = 64, 6, 24
 FEW_STRANGERS = 8  # fewer than this many near words: those of `STRANGERS` too
 TRIES = 40
+LEAST_SURENESS = 0.9  # of the model that reads a word: what it reads by luck holds nothing still
 Sort = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """What statements are made from. `taken` are the keys of the given ones; `values` are by sort of statement."""
+    """What statements are made from. `taken` are the keys of the given ones, the rest is by sort."""
 
-    models: tuple[Statement, ...]
+    models: dict[Sort, tuple[Statement, ...]]
     subjects: tuple[str, ...]
     strangers: tuple[str, ...]
     attributes: tuple[str, ...]
@@ -53,41 +52,35 @@ class Pools:
 
     def stranger(self, draw: random.Random) -> Statement | None:
         """A statement of what nobody told: of a known subject half of the time, of a stranger else."""
-        for _ in range(TRIES):
-            found = draw.choice(self.models)
-            known = draw.random() < 0.5
-            found = found.of(subject=draw.choice(self.subjects if known else self.strangers or self.subjects))
+        for _ in range(TRIES if self.models else 0):
+            found = self._model(draw)
+            known = draw.random() < 0.5 or not self.strangers
+            found = found.of(subject=draw.choice(self.subjects if known else self.strangers))
             if found.kind is Kind.ATTRIBUTE:
                 found = found.of(attribute=draw.choice(self.attributes))
             if found.key not in self.taken:
                 return found
         return None
 
-    def other(self, draw: random.Random, like: Statement | None = None) -> Statement | None:
-        """A statement of something else, perhaps about the same matter as `like`."""
-        for _ in range(TRIES):
-            found = like or draw.choice(self.models)
-            subject = draw.choice(self.subjects if draw.random() < 0.5 else self.strangers or self.subjects)
-            found = self._worded(draw, found.of(subject=subject, value=self.another_value(draw, found)))
+    def other(self, draw: random.Random, sort: Sort | None = None, subjects: Sequence[str] = ()) -> Statement | None:
+        """A statement of something else, perhaps of one sort, perhaps about some of `subjects`."""
+        for _ in range(TRIES if self.models else 0):
+            found = self._model(draw, sort)
+            some = subjects or (self.subjects if draw.random() < 0.5 or not self.strangers else self.strangers)
+            found = self._worded(draw, found.of(subject=draw.choice(some), value=self.another_value(draw, found)))
             if found.key not in self.taken:
                 return found
         return None
 
     def several(self, draw: random.Random, count: int) -> list[Statement]:
         """Statements of different keys: half of the time all about one matter, often about few subjects."""
-        kind = draw.random()
-        like = draw.choice(self.models) if kind < 0.5 else None
-        few = (
-            draw.sample(everyone, min(len(everyone), max(2, (count + 2) // 3)))
-            if (kind >= 0.75 and (everyone := [*self.subjects, *self.strangers]))
-            else []
-        )
+        kind, everyone = draw.random(), (*self.subjects, *self.strangers)
+        sort = draw.choice(list(self.models)) if kind < 0.5 and self.models else None
+        few = draw.sample(everyone, min(len(everyone), max(2, (count + 2) // 3))) if kind >= 0.75 else []
         found: dict[tuple[str, ...], Statement] = {}
-        for _ in range(4 * count):
-            one = self.other(draw, like)
-            if one and few:
-                one = one.of(subject=draw.choice(few))
-            if one and one.key not in self.taken:
+        for _ in range(2 * count):
+            one = self.other(draw, sort, few)
+            if one:
                 found.setdefault(one.key, one)
             if len(found) == count:
                 break
@@ -105,31 +98,69 @@ class Pools:
         others = [value for value in self.values.get(sort_of(one), ()) if folded(value) != folded(one.value)]
         return draw.choice(others) if others else one.value
 
+    def _model(self, draw: random.Random, sort: Sort | None = None) -> Statement:
+        return draw.choice(self.models[sort or draw.choice(list(self.models))])
+
     def _worded(self, draw: random.Random, one: Statement) -> Statement:
         """In another form in which such a thing is said."""
         if one.kind is not Kind.ATTRIBUTE or one.preposition:
             return one
-        forms = [model.form for model in self.models if model.kind is Kind.ATTRIBUTE and not model.preposition]
-        return replace(one, form=draw.choice(GENERAL_FORMS) if draw.random() < 0.2 else draw.choice(forms))
+        return replace(one, form=self._model(draw, draw.choice(self._plain())).form)
+
+    def _plain(self) -> list[Sort]:
+        return [sort for sort in self.models if sort[0] is Kind.ATTRIBUTE and not sort[3]]
 
 
-def pools(loaded: Loaded, given: Sequence[Statement], others: Sequence[Statement] = ()) -> Pools:
-    """What is made from the statements `given`, and from `others`, which are known to be said too."""
-    models = (*given, *others)
-    subjects = _unique(one.subject for one in models)
-    attributes = _unique(one.attribute for one in models if one.attribute)
-    near = neighbours(loaded, subjects, NEAR_SUBJECTS)
-    strangers = tuple(word for word in near if word.casefold() not in STOP_WORDS)
+def making(
+    loaded: Loaded, given: Sequence[Statement], others: Sequence[Statement], draw: random.Random
+) -> Generator[Stage, None, Pools]:
+    """What is made from the statements `given`, and from `others`, which are said too.
+
+    Words that only stand near are taken where the model can read them: it is told a statement with them, and asked.
+    """
+    models = _by_sort((*given, *others))
+    subjects = _unique(one.subject for some in models.values() for one in some)
+    attributes = _unique(one.attribute for some in models.values() for one in some if one.attribute)
+    strangers = _near(loaded, subjects, NEAR_SUBJECTS)
     if len(strangers) < FEW_STRANGERS:
         strangers = (*strangers, *STRANGERS)
-    near = neighbours(loaded, attributes, NEAR_ATTRIBUTES)
-    attributes = (*attributes, *(word for word in near if word.casefold() not in STOP_WORDS))
-    values: dict[Sort, tuple[str, ...]] = {}
-    for sort in dict.fromkeys(map(sort_of, models)):
-        told = _unique(one.value for one in models if sort_of(one) == sort)
-        near = neighbours(loaded, told, NEAR_VALUES)
-        values[sort] = (*told, *(word for word in near if word.casefold() not in STOP_WORDS))
-    return Pools(models, subjects, strangers, attributes, values, frozenset(one.key for one in given))
+    told = {sort: _unique(one.value for one in some) for sort, some in models.items()}
+    near = {sort: _near(loaded, values, NEAR_VALUES) for sort, values in told.items() if not _has_digits(values)}
+    plain = [one for sort, some in models.items() if sort[0] is Kind.ATTRIBUTE and not sort[3] for one in some]
+    others_of = {
+        one: draw.choice(plain).of(attribute=one) for one in _near(loaded, attributes, NEAR_ATTRIBUTES) if plain
+    }
+    tried = [(sort, draw.choice(models[sort]).of(value=value)) for sort, values in near.items() for value in values]
+    every = _unique(value for sort in near if sort[0] is Kind.ATTRIBUTE for value in (*told[sort], *near[sort]))
+    for one in others_of.values():
+        tried += [(sort_of(one), one.of(value=value)) for value in every]
+    read = yield from _read(loaded, [one.of(subject=draw.choice(strangers)) for _, one in tried], draw)
+    values = {sort: list(some) for sort, some in told.items()}
+    for (sort, one), right in zip(tried, read, strict=True):
+        if right:
+            values.setdefault(sort, []).append(one.value)
+    for one in others_of.values():
+        if some := values.get(sort_of(one)):
+            models[sort_of(one)] = tuple(one.of(value=value) for value in some)
+    return Pools(
+        models,
+        subjects,
+        strangers,
+        (*attributes, *others_of),
+        {sort: tuple(some) for sort, some in values.items()},
+        frozenset(one.key for one in given),
+    )
+
+
+def _read(loaded: Loaded, told: Sequence[Statement], draw: random.Random) -> Generator[Stage, None, list[bool]]:
+    """Whether the model reads each statement's value out of it."""
+    asked = [(one, draw.choice(phrasings.study(one))) for one in told]
+    prompts = [prompt_ids(loaded, text, (Note("told", 1, one.text),)) for one, text in asked]
+    said = yield from asking(loaded, prompts, message="trying other words")
+    return [
+        answer.sureness >= LEAST_SURENESS and says(answer.text, one.value, text)
+        for (one, text), answer in zip(asked, said, strict=True)
+    ]
 
 
 def sort_of(one: Statement) -> Sort:
@@ -141,9 +172,24 @@ def redrawn(draw: random.Random, text: str) -> str:
     """The text with each digit drawn anew, at least one of them another."""
     while True:
         found = re.sub(r"\d", lambda _: str(draw.randint(0, 9)), text)
-        if found != text or not any(char.isdigit() for char in text):
+        if found != text or not _has_digits([text]):
             return found
 
 
-def _unique(texts: object) -> tuple[str, ...]:
-    return tuple({folded(text): text for text in texts}.values())  # type: ignore[attr-defined]
+def _by_sort(told: Sequence[Statement]) -> dict[Sort, tuple[Statement, ...]]:
+    found: dict[Sort, list[Statement]] = {}
+    for one in told:
+        found.setdefault(sort_of(one), []).append(one)
+    return {sort: tuple(some) for sort, some in found.items()}
+
+
+def _near(loaded: Loaded, words: Sequence[str], count: int) -> tuple[str, ...]:
+    return tuple(word for word in neighbours(loaded, words, count) if word.casefold() not in STOP_WORDS)
+
+
+def _has_digits(texts: Iterable[str]) -> bool:
+    return any(char.isdigit() for text in texts for char in text)
+
+
+def _unique(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple({folded(text): text for text in texts}.values())
