@@ -64,13 +64,13 @@ class SigningKey:
         raw = self._private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         return PublicKey(raw)
 
-    def sign(self, manifest: bytes) -> bytes:
-        """The content of `signature.json` for a manifest of these bytes."""
+    def sign(self, manifest: bytes, domain: bytes = DOMAIN) -> bytes:
+        """The content of `signature.json` for a manifest of these bytes, or for what another `domain` names."""
         return json_bytes(
             {
                 "algorithm": ALGORITHM,
                 "key": base64.b64encode(self.public.raw).decode("ascii"),
-                "signature": base64.b64encode(self._private.sign(DOMAIN + manifest)).decode("ascii"),
+                "signature": base64.b64encode(self._private.sign(domain + manifest)).decode("ascii"),
             }
         )
 
@@ -106,8 +106,8 @@ def load_signing_key(path: Path) -> SigningKey:
     return SigningKey(private)
 
 
-def verify(manifest: bytes, signature: bytes) -> PublicKey:
-    """Who signed a manifest of these bytes, by the content of `signature.json`.
+def verify(manifest: bytes, signature: bytes, domain: bytes = DOMAIN) -> PublicKey:
+    """Who signed a manifest of these bytes (or what another `domain` names), by the content of `signature.json`.
 
     Raises:
         MalformedCube: that is no signature of this format.
@@ -122,7 +122,7 @@ def verify(manifest: bytes, signature: bytes) -> PublicKey:
         raise MalformedCube("the signature is not in canonical form")
     signer = PublicKey(key)
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(made, DOMAIN + manifest)
+        Ed25519PublicKey.from_public_bytes(key).verify(made, domain + manifest)
     except (InvalidSignature, ValueError):
         raise UntrustedBundle(
             f"its signature by {signer.fingerprint} is false: it was changed after it was signed"

@@ -8,35 +8,47 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cubes import Action, Memory, Relation, State
+from engine import receipts
 from engine.errors import NotAllowed, NotFound
 from engine.lifecycle.states import LIVE, Step, after, state_after
-from engine.operations import ForgetResult, Forgotten, Mode, Receipt
+from engine.operations import AdapterGone, ForgetResult, Forgotten, Mode, Receipt
 from engine.parts import Parts, may, memory_key
 from engine.text.claims import normal_form
 from engine.text.words import stems
+from engine.tier_operations import AdapterState, WorkState
 from engine.vault import Transaction, queries
+from engine.vault.adapters import KIND as ADAPTER
+from engine.vault.adapters import adapters_of
+from engine.vault.artifacts import CONVERSATION, ArtifactRow, outdated_artifacts
 from engine.vault.rows import Record
+from engine.vault.work import REBUILD, all_work, ask_for
 
 ERASED = "[erased]"
 TELLING_STEMS = 2  # a reason that shares so many words with what is erased tells some of it
 REPEATED_WORDS = 4  # a reason of so many words that stand in the memory in that order repeats it
+KV = "kv"  # as `engine.tiers.kv` calls its artifacts
 PENDING = "erasing"  # the vault's note that an erasure was committed and its copies are still to be removed
 
 
-def note_pending(transaction: Transaction, cubes: Iterable[str], revision: int) -> None:
-    """Note in the vault that copies of what was erased from `cubes` are still to be removed.
+def note_pending(transaction: Transaction, cubes: Iterable[str], revision: int, receipt: str | None = None) -> None:
+    """Note in the vault that copies of what was erased from `cubes` are still to be removed, and the receipt finished.
 
     The note says which erasure was the last, so that a clean-up that began before it does not take it for done.
     """
     rows = transaction.rows("SELECT value FROM meta WHERE key = ?", [PENDING])
-    known = set(json.loads(rows[0][0])["cubes"]) if rows else set()
-    values = (PENDING, json.dumps({"cubes": sorted(known.union(cubes)), "revision": revision}))
-    transaction.insert("meta", ("key", "value"), [values], replace_=True)
+    noted = json.loads(rows[0][0]) if rows else {"cubes": ()}
+    value = {
+        "cubes": sorted({*noted["cubes"], *cubes}),
+        "receipts": [*noted.get("receipts", ()), *([] if receipt is None else [receipt])],
+        "revision": revision,
+    }
+    transaction.insert("meta", ("key", "value"), [(PENDING, json.dumps(value))], replace_=True)
 
 
 @dataclass(slots=True)
@@ -146,31 +158,55 @@ class Erasure:
         transaction, vault = self.transaction, self.parts.vault
         texts = self._texts()
         cubes = sorted({record.memory.cube for record in (*self.gone.values(), *self.blanked.values())})
-        at = Receipt(
-            id=self.parts.ids.new("r"),
-            at=transaction.now,
-            erased=tuple(self.gone),
-            digests=tuple(f"hmac-sha256:{vault.keyed(text).hex()}" for text in texts),
-            removed=(),
-            out_of_reach=out_of_reach(self.parts, cubes) if transaction.caller.principal.owner else (),
-        )
-        revision = transaction.audit(
-            "erase",
-            cubes[0] if len(cubes) == 1 else "",
-            at.erased,
-            reason=_without(self.reason, texts),
-            receipt=at.id,
-            digests=list(at.digests),
-            cubes=cubes,
-        )
+        revision = transaction.head.seq + 1  # of the audit row below, which says what was done
         self._blank(revision)
         removed = transaction.erase(list(self.gone.values()), revision)
         removed["operations"] = self._forget_answers()
         for record in self.freed.values():
             transaction.move(record, state_after(record.memory, Step.RESTORE), "unfuse", revision)
-        note_pending(transaction, cubes, revision)
-        counted = tuple((name, count) for name, count in sorted(removed.items()) if count)
-        return replace(at, removed=counted, audit_seq=revision)
+        derived = list(outdated_artifacts(transaction).values())
+        receipt = Receipt(
+            id=self.parts.ids.new("r"),
+            at=transaction.now,
+            erased=tuple(self.gone),
+            digests=tuple(f"hmac-sha256:{vault.keyed(text).hex()}" for text in texts),
+            removed=tuple((name, count) for name, count in sorted(removed.items()) if count),
+            audit_seq=revision,
+            store=vault.store_id,
+            kv=tuple(sorted(Counter(row.cube for row in derived if row.kind == KV).items())),
+            lora=self._adapters([row.id for row in derived if row.kind == ADAPTER]),
+        )
+        transaction.audit(
+            receipts.ERASE,
+            cubes[0] if len(cubes) == 1 else "",
+            receipt.erased,
+            reason=_without(self.reason, texts),
+            cubes=cubes,
+            adapters=[row.id for row in derived if row.kind == ADAPTER],
+            **receipts.drafted(receipt, owner=transaction.caller.principal.owner),
+        )
+        self._ask_rebuilding(derived, receipt.id)
+        note_pending(transaction, cubes, revision, receipt.id)
+        return receipt
+
+    def _adapters(self, artifacts: Sequence[str]) -> tuple[AdapterGone, ...]:
+        """The versions that go with what is erased."""
+        rows = [row for row in adapters_of(self.transaction.connection) if row.artifact in artifacts]
+        return tuple(AdapterGone(row.cube, row.version, row.state is AdapterState.SERVING) for row in rows)
+
+    def _ask_rebuilding(self, derived: Sequence[ArtifactRow], receipt: str) -> None:
+        """Ask for the KV of pinned blocks that go with one of their memories to be built again of the others."""
+        blocks = {
+            row.cube
+            for row in derived
+            if row.kind == KV and row.cube != CONVERSATION and any(id not in self.gone for id, _ in row.sources)
+        }
+        waiting = {
+            row.cube for row in all_work(self.transaction.connection, (WorkState.WAITING,)) if row.what == REBUILD
+        }
+        for cube in sorted(blocks - waiting):
+            header = {"reason": f"a memory of its pinned block was erased: receipt {receipt}", "receipt": receipt}
+            ask_for(self.transaction, self.parts.ids.new("w"), cube, REBUILD, header)
 
     def _texts(self) -> list[str]:
         """Every content that goes, each once."""
@@ -245,8 +281,8 @@ def _without(reason: str | None, texts: Iterable[str]) -> str | None:
 
 
 def out_of_reach(parts: Parts, cubes: Iterable[str]) -> tuple[str, ...]:
-    """Copies that this program made and cannot rewrite: backups elsewhere, bundles of these cubes (those that they came
-    from, too), and damaged files that were kept aside.
+    """Files that this program made and does not rewrite: backups elsewhere, bundles of these cubes (those that they
+    came from, too), and damaged files that were kept aside. Shelves are looked after by `engine.store.withdrawing`.
     """
     with parts.vault.reading() as connection:
         told = queries.audited(connection, "backup")

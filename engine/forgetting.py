@@ -2,7 +2,8 @@
 
 Erase removes a memory from the tables, from history, indexes and their snapshots, from recorded answers and automatic
 backups, and then gives the database a new file, because DuckDB keeps deleted bytes in free blocks and in its
-write-ahead log. Only then does the call return. What is erased with a memory is what holds its content:
+write-ahead log. Bundles that hold it are taken off the shelves on this machine. Only then is the receipt signed, and
+does the call return. What is erased with a memory is what holds its content:
 
 - the pieces of a long text with the whole; erasing one piece blanks its words in the whole;
 - a fused memory with its parents, since it is made of them; erasing one parent erases the fused memory and brings the
@@ -20,14 +21,15 @@ import json
 import logging
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from cubes import Action, Relation
+from engine import receipts
 from engine.embeddings import SYSTEM
-from engine.erasing import PENDING, Erasure, lasting
+from engine.erasing import PENDING, Erasure, lasting, out_of_reach
 from engine.errors import Cancelled, Conflict, Expired, Invalid, MemosError, NotAllowed, NotFound
 from engine.governance.access import no_memory
 from engine.lifecycle.states import Step, after, state_after
@@ -57,15 +59,17 @@ from engine.vault.rows import Record, known_time, stored_time
 
 SURE = 0.5  # from this score on a memory counts as what the query means
 PREVIEW_LIMIT = 20  # memories that one query may preview
+TakeOff = Callable[[Parts, Sequence[receipts.Draft]], Mapping[str, receipts.Reached]]  # by the id of each receipt
 log = logging.getLogger(__name__)
 
 
 class Forgetting:
     """forget, and the clean-up that erasures share."""
 
-    def __init__(self, parts: Parts, recalling: Recalling) -> None:
+    def __init__(self, parts: Parts, recalling: Recalling, take_off: TakeOff) -> None:
         self._parts = parts
         self._recalling = recalling
+        self._take_off = take_off
         self._cleaning = threading.Lock()
         self._wanted = 0
         self._cleaned = 0
@@ -102,7 +106,14 @@ class Forgetting:
             with contextlib.suppress(Cancelled):  # it is erased: there is nothing left to stop
                 progress(1, 2, "removing every copy")
             self.clean()
-        return result
+        return self.with_receipt(result, caller)
+
+    def with_receipt(self, result: ForgetResult, caller: Caller) -> ForgetResult:
+        """The result of an erasure with the receipt as it is by now: signed, once every copy was removed."""
+        if result.receipt is None:
+            return result
+        found = receipts.fetch(self._parts, result.receipt.id, caller)
+        return replace(result, receipt=found) if found.finished_at is not None else result
 
     # --- previews ----------------------------------------------------------------------------------------------
 
@@ -182,19 +193,48 @@ class Forgetting:
         noted = parts.vault.note(PENDING)
         if noted is None:
             return
-        for cube in json.loads(noted)["cubes"]:
+        pending = json.loads(noted)
+        for cube in pending["cubes"]:
             parts.indexes.save_cube(cube)
         parts.vault.compact()
+        backups = self._replace_backups()
+        drafts = receipts.drafts(parts, pending.get("receipts", ()))
+        told = self._told(drafts, backups)
+
+        # Only now, and only if no erasure was committed meanwhile: a pass that dies is done again at the next start.
+        def job(transaction: Transaction) -> None:
+            for draft in drafts:
+                receipts.keep(transaction, draft, told[draft.receipt.id])
+            transaction.execute("DELETE FROM meta WHERE key = ? AND value = ?", [PENDING, noted])
+
+        parts.vault.write(job, SYSTEM)
+
+    def _replace_backups(self) -> int:
+        """Make one new automatic backup in place of all that there are; how many these were."""
+        parts = self._parts
         old = backup_names(parts.vault.settings)
         if old:
             parts.vault.backup(backup_path(parts.vault.settings, parts.clock.now(), AUTOMATIC))
             for path in old:
                 path.unlink(missing_ok=True)
-        # Only now, and only if no erasure was committed meanwhile: a pass that dies is done again at the next start.
-        parts.vault.write(
-            lambda transaction: transaction.execute("DELETE FROM meta WHERE key = ? AND value = ?", [PENDING, noted]),
-            SYSTEM,
-        )
+        return len(old)
+
+    def _told(self, drafts: Sequence[receipts.Draft], backups: int) -> dict[str, Mapping[str, Any]]:
+        """What is to be noted of each erasure, by the id of its receipt."""
+        parts = self._parts
+        reached = self._take_off(parts, drafts)
+        told = {}
+        for draft in drafts:
+            elsewhere = reached[draft.receipt.id]
+            rewritten = ["the database", *(f"the index of {cube}" for cube in draft.cubes)]
+            rewritten += [f"{backups} automatic backup{'s' * (backups > 1)}"] if backups else []
+            copies = replace(
+                elsewhere,
+                rewritten=tuple(rewritten),
+                out_of_reach=(*out_of_reach(parts, draft.cubes), *elsewhere.out_of_reach),
+            )
+            told[draft.receipt.id] = receipts.finished(parts, draft, copies, parts.clock.now())
+        return told
 
 
 def _invalidating(transaction: Transaction, result: ForgetResult) -> ForgetResult:
@@ -303,17 +343,7 @@ def dump(result: ForgetResult) -> dict[str, Any]:
         "invalidated": [result.invalidated.kv, result.invalidated.lora],
         "forgotten": [[item.id, item.mode.value] for item in result.forgotten],
         "not_found": list(result.not_found),
-        "receipt": None
-        if receipt is None
-        else {
-            "id": receipt.id,
-            "at": receipt.at.isoformat(),
-            "erased": list(receipt.erased),
-            "digests": list(receipt.digests),
-            "removed": [list(item) for item in receipt.removed],
-            "out_of_reach": list(receipt.out_of_reach),
-            "audit_seq": receipt.audit_seq,
-        },
+        "receipt": None if receipt is None else receipts.plain(receipt),
     }
 
 
@@ -323,15 +353,20 @@ def load(plain: dict[str, Any]) -> ForgetResult:
         forgotten=tuple(Forgotten(id, Mode(mode)) for id, mode in plain["forgotten"]),
         not_found=tuple(plain["not_found"]),
         invalidated=Invalidated(*plain.get("invalidated", ())),
-        receipt=None
-        if receipt is None
-        else Receipt(
-            id=receipt["id"],
-            at=datetime.fromisoformat(receipt["at"]),
-            erased=tuple(receipt["erased"]),
-            digests=tuple(receipt["digests"]),
-            removed=tuple((name, count) for name, count in receipt["removed"]),
-            out_of_reach=tuple(receipt["out_of_reach"]),
-            audit_seq=receipt["audit_seq"],
-        ),
+        receipt=None if receipt is None else _load_receipt(receipt),
+    )
+
+
+def _load_receipt(plain: dict[str, Any]) -> Receipt:
+    """A recorded receipt, also as earlier versions recorded them."""
+    if "format" in plain:
+        return receipts.from_plain(plain)
+    return Receipt(
+        id=plain["id"],
+        at=datetime.fromisoformat(plain["at"]),
+        erased=tuple(plain["erased"]),
+        digests=tuple(plain["digests"]),
+        removed=tuple((name, count) for name, count in plain["removed"]),
+        out_of_reach=tuple(plain["out_of_reach"]),
+        audit_seq=plain["audit_seq"],
     )

@@ -2,7 +2,8 @@
 
 All lie in `<data>/keys`, which only its owner reads: `signing.pem`, `identity.age`, and `trust.json` with a policy
 (`any`, `signed`, `known`) and the public keys that are known by name. Keys are made when they are asked for, never by
-the way: who has none packs without a signature.
+the way: who has none packs without a signature. Receipts of erasures are always signed: by `signing.pem`, or where
+there is none by `receipts.pem`, which is made with the first receipt and signs nothing else.
 
 Knows neither the vault nor what is in a bundle. What must stay true: a secret is in no message, log, result or
 argument; `trust.json` is there whole or not at all; a file of keys that others can read is refused.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from engine.errors import Conflict, Corrupt, Invalid, MemosError, NotAllowed, No
 from engine.files import sync_file, sync_folder
 from engine.settings import Settings
 
-SIGNING, IDENTITY, TRUST = "signing.pem", "identity.age", "trust.json"
+SIGNING, IDENTITY, TRUST, RECEIPTS = "signing.pem", "identity.age", "trust.json", "receipts.pem"
 POLICIES = ("any", "signed", "known")
 MAX_KEY_NAME_CHARS = 64
 MAX_TRUSTED = 10_000
@@ -101,6 +102,30 @@ def signing_key(settings: Settings) -> SigningKey | None:
         return None
     with refusing():
         return load_signing_key(path)
+
+
+def receipt_key(settings: Settings) -> SigningKey:
+    """The key that signs receipts of erasures; it is made if there is none. Raises as `signing_key`."""
+    key = signing_key(settings) or _receipts_own(settings)
+    if key is None:
+        with refusing():
+            key = create_signing_key(_folder(settings, make=True) / RECEIPTS)
+        sync_folder(_folder(settings))
+    return key
+
+
+def _receipts_own(settings: Settings) -> SigningKey | None:
+    path = _folder(settings) / RECEIPTS
+    if not path.exists():
+        return None
+    with refusing():
+        return load_signing_key(path)
+
+
+def receipt_signers(settings: Settings) -> Mapping[PublicKey, str]:
+    """The keys whose receipts are known here, and their names. Raises as `trusted`."""
+    own = _receipts_own(settings)
+    return ({} if own is None else {own.public: OWN_NAME}) | dict(anyone(settings).keys)
 
 
 def identities(settings: Settings) -> tuple[Identity, ...]:

@@ -45,6 +45,7 @@ from engine.operations import (
 )
 from engine.parts import Parts, answered
 from engine.settings import Settings
+from engine.store.withdrawing import take_off
 from engine.vault import Change, MemVault, Transaction, restore_backup
 from engine.watcher import Watcher
 
@@ -61,7 +62,7 @@ class MemOS(Tiers, Governance, InTime, Reading, Files):
         self._parts = parts
         self._recalling = recalling.Recalling(parts)
         self._answering = Answering(parts, self._recalling, announce)
-        self._forgetting = forgetting.Forgetting(parts, self._recalling)
+        self._forgetting = forgetting.Forgetting(parts, self._recalling, take_off)
         self._listeners: dict[object, Listener] = {}
         self._events = Events(parts.vault)
         self._stopping = threading.Event()
@@ -154,7 +155,8 @@ class MemOS(Tiers, Governance, InTime, Reading, Files):
 
     def answered_forget(self, request: Forget, caller: Caller) -> ForgetResult | None:
         """The recorded answer where the caller's operation carried out this very request already."""
-        return answered(self._parts, caller, request, forgetting.load)
+        found = answered(self._parts, caller, request, forgetting.load)
+        return None if found is None else self._forgetting.with_receipt(found, caller)
 
     def fuse(self, request: Fuse, caller: Caller, progress: Progress = silent) -> Fused:
         """Make one memory of several. See `engine.fusing`."""

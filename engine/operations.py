@@ -194,6 +194,24 @@ class Invalidated:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterGone:
+    """A version of a cube's adapter that knew what was erased, and was dropped; `served`: replies went through it."""
+
+    cube: str
+    version: int
+    served: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signature: the algorithm, the public key and what was made with it, each as text."""
+
+    algorithm: str
+    key: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """Proof of an erasure that holds no content: `digests` are keyed with a key that never leaves the vault."""
 
@@ -204,6 +222,28 @@ class Receipt:
     removed: tuple[tuple[str, int], ...]  # what was removed, and how many: versions, embeddings, …
     out_of_reach: tuple[str, ...] = ()  # copies that this erasure could not reach, by path
     audit_seq: int = 0
+    store: str = ""
+    kv: tuple[tuple[str, int], ...] = ()  # KV caches that were dropped, by cube; "": those of conversations
+    lora: tuple[AdapterGone, ...] = ()
+    rewritten: tuple[str, ...] = ()  # what was written anew without it
+    withdrawn: tuple[str, ...] = ()  # bundles that were taken off shelves
+    withheld: int = 0  # copies, withdrawn or out of reach, of which only the store's owner is told
+    finished_at: datetime | None = None  # None: copies are still being removed
+    signed: Signed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedReceipt:
+    """A receipt whose signature is true: whose key made it, and under which name that is known here (None: it is not).
+
+    `noted`: the audit log of this store holds this very receipt; None: it was not looked up.
+    """
+
+    receipt: Receipt
+    key: str
+    fingerprint: str
+    known_as: str | None
+    noted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,11 +317,21 @@ class CubeView:
 
 
 @dataclass(frozen=True, slots=True)
+class InTier:
+    """A deeper tier (kv, lora) in which a memory is: the artifact that was derived from it, and how that stands."""
+
+    tier: str
+    artifact: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryView:
     """A memory with what stands around it: what was derived from it, the turns beside it."""
 
     memory: Memory
     derived: tuple[tuple[str, str], ...] = ()  # (relation, id of the memory derived from this one)
+    tiers: tuple[InTier, ...] = ()  # beside its text
     previous: str | None = None
     next: str | None = None
 
@@ -306,6 +356,8 @@ class EngineStatus:
     audit_length: int
     encrypted: bool = False  # at rest: see `engine.vault.encrypting`
     model: str | None = None  # the local model and how it stands, for the owner
+    adapters: tuple[tuple[str, str], ...] = ()  # cube -> which version serves, and what it knows
+    work: tuple[str, ...] = ()  # long work that waits, runs or failed of late, in words, for the owner
 
 
 # --- events -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The part of the facade for rules: who may do what, how memories are treated, the audit log.
+"""The part of the facade for rules: who may do what, how memories are treated, the audit log, receipts.
 
 Thin calls, as the rest of the facade.
 """
@@ -6,10 +6,10 @@ Thin calls, as the rest of the facade.
 from __future__ import annotations
 
 from cubes import MemCube, Memory
-from engine import governing
+from engine import governing, receipts
 from engine.cube_operations import AuditEntry, Govern, SetCube, Share
 from engine.facade.wiring import Wired
-from engine.operations import Caller
+from engine.operations import Caller, Receipt, VerifiedReceipt
 
 
 class Governance(Wired):
@@ -36,3 +36,15 @@ class Governance(Wired):
     def verify_audit(self, caller: Caller) -> tuple[str, ...]:
         """What is wrong with the audit log, and where. See `engine.governing`."""
         return governing.verify_audit(self._parts, caller)
+
+    def receipt(self, id: str, caller: Caller) -> Receipt:
+        """The receipt of an erasure, as it is by now. See `engine.receipts`."""
+        return receipts.fetch(self._parts, id, caller)
+
+    def receipts(self, caller: Caller) -> tuple[Receipt, ...]:
+        """The receipt of every erasure, the last one last. See `engine.receipts`."""
+        return receipts.fetch_all(self._parts, caller)
+
+    def verify_receipt(self, raw: bytes) -> VerifiedReceipt:
+        """Whose signature a receipt has, and whether it is in this store's audit log. See `engine.receipts`."""
+        return receipts.verified(self._parts, raw)

@@ -68,15 +68,25 @@ class Entry(BaseModel):
     @property
     def bundle(self) -> tuple[str, str, str]:
         """The path of the bundle on its shelf."""
-        return "bundles", folder_of(self.name), f"{self.sha256}.memcube"
+        return bundle_place(self.name, self.sha256)
 
     @property
     def place(self) -> tuple[str, str, str]:
         """The path of the entry on its shelf."""
-        return "entries", folder_of(self.name), f"{self.sha256}.json"
+        return entry_place(self.name, self.sha256)
 
     def to_bytes(self) -> bytes:
         return _json(self.model_dump(mode="json"))
+
+
+def bundle_place(name: str, sha256: str) -> tuple[str, str, str]:
+    """The path of a bundle on its shelf."""
+    return "bundles", folder_of(name), f"{sha256}.memcube"
+
+
+def entry_place(name: str, sha256: str) -> tuple[str, str, str]:
+    """The path of an entry on its shelf."""
+    return "entries", folder_of(name), f"{sha256}.json"
 
 
 def newest_first(entries: list[Entry]) -> list[Entry]:

@@ -8,13 +8,14 @@
 entry, and an entry before the index, so that what can be found can be fetched. Publishers who work at the same time
 write other files; each makes the index anew until it agrees with the entries, so that none is lost. Where entries can
 be listed they are the truth, and the index saves reading them one by one; a web server cannot list: there the index is
-all there is. Removing a bundle is removing its entry, and the index after it.
+all there is. Removing a bundle is removing its entry, the index after it, and the bundle last.
 
 A shelf is not trusted: sizes and digests are checked when a bundle is fetched, signatures when it is installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -33,6 +34,8 @@ from engine.store.entries import (
     MAX_ENTRIES,
     MAX_ENTRY_BYTES,
     Entry,
+    bundle_place,
+    entry_place,
     index_bytes,
     newest_first,
     read_entry,
@@ -229,6 +232,19 @@ class MemStore:
             if not self._files.exists(self.place.of(*entry.place)):
                 self._write(entry.to_bytes(), entry.place)
         self._rebuild()
+
+    def withdraw(self, name: str, sha256: str) -> None:
+        """Take a bundle off the shelf. Where it is not there any more, what is left of it goes."""
+        self.check_writable()
+        with reaching(self.place, "shelf"):
+            self._remove(entry_place(name, sha256))
+        self._rebuild()
+        with reaching(self.place, "shelf"):
+            self._remove(bundle_place(name, sha256))
+
+    def _remove(self, where: Sequence[str]) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self.place.of(*where))
 
     def _rebuild(self) -> None:
         """Make the index anew until it says what the entries are."""

@@ -59,6 +59,16 @@ def artifacts_of(connection: Connection, cube: str) -> list[ArtifactRow]:
     return [_row_of(row, connection) for row in rows]
 
 
+def artifacts_with(connection: Connection, memories: Collection[str]) -> list[ArtifactRow]:
+    """The artifacts of cubes that were derived from any of these memories, by id."""
+    rows = connection.execute(
+        f"{_SELECT} WHERE cube <> ? AND {SHOWN} AND id IN (SELECT id FROM (SELECT id, unnest(sources) AS source"
+        " FROM artifacts) WHERE source IN (SELECT unnest(?::VARCHAR[]))) ORDER BY id",
+        [CONVERSATION, list(memories)],
+    ).fetchall()
+    return [_row_of(row, connection) for row in rows]
+
+
 def artifacts_of_kind(connection: Connection, kind: str, without: Collection[str] = ()) -> list[ArtifactRow]:
     """All artifacts of a kind, those of conversations too, but for those with these ids."""
     rows = connection.execute(
@@ -95,8 +105,8 @@ def put_artifacts(transaction: Transaction, rows: Sequence[ArtifactRow], revisio
     )
 
 
-def drop_derived(transaction: Transaction) -> Mapping[str, int]:
-    """Drop what was derived from memories that this transaction changed or erased; how many of each kind."""
+def outdated_artifacts(transaction: Transaction) -> dict[str, ArtifactRow]:
+    """What was derived from memories that this transaction changed or erased and is still there, by id."""
     changed, stale = transaction.outdated, dict[str, ArtifactRow]()
     if changed:
         rows = transaction.rows(_DERIVED_FROM, [list(changed)])
@@ -105,9 +115,15 @@ def drop_derived(transaction: Transaction) -> Mapping[str, int]:
                 stale[row.id] = row
     if transaction.erasing:
         stale |= {row.id: row for row in artifacts_of(transaction.connection, CONVERSATION)}
+    return stale
+
+
+def drop_derived(transaction: Transaction) -> Mapping[str, int]:
+    """Drop what was derived from memories that this transaction changed or erased; how many of each kind."""
+    stale = outdated_artifacts(transaction)
     ask_retraining(transaction, [row for row in stale.values() if row.kind == ADAPTER])
     drop_artifacts(transaction, list(stale))
-    transaction.invalidated.update(changed)
+    transaction.invalidated.update(transaction.outdated)
     transaction.outdated.clear()
     return Counter(row.kind for row in stale.values())
 

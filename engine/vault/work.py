@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.vault.transaction import Transaction
 
 RETRAIN = "retrain"
+REBUILD = "rebuild"  # the KV of a cube's pinned block, where the model is loaded anyway
 COLUMNS = ("id", "cube", "what", "state", "header", "attempts", "asked_at", "began_at", "ended_at")
 MOST_ATTEMPTS = 3  # after so many that never came to an end it is given up: it may be what ends the process
 KEPT_FOR = timedelta(days=30)
