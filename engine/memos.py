@@ -19,6 +19,7 @@ from engine import cube_fusing, forgetting, fusing, recalling, remembering, remo
 from engine.answering.answering import Answering
 from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
 from engine.cube_operations import FuseCubes, FusedCubes
+from engine.distilling.distilling import Distilling
 from engine.embeddings import Embeddings
 from engine.erasing import note_pending
 from engine.errors import Cancelled, MemosError
@@ -29,6 +30,8 @@ from engine.facade.in_time import InTime
 from engine.facade.reading import Reading
 from engine.facade.tiers import Tiers
 from engine.indexer import Indexes
+from engine.moving import Moving
+from engine.moving.adapters import Adapters
 from engine.operations import (
     Caller,
     Forget,
@@ -62,17 +65,22 @@ class MemOS(Tiers, Governance, InTime, Reading, Files):
         self._parts = parts
         self._recalling = recalling.Recalling(parts)
         self._answering = Answering(parts, self._recalling, announce)
+        self._distilling = Distilling(parts, self._answering)
+        self._adapters = Adapters(parts, self._answering, self._distilling)
+        self._moving = Moving(parts, self._answering, self._distilling)
         self._forgetting = forgetting.Forgetting(parts, self._recalling, take_off)
         self._listeners: dict[object, Listener] = {}
         self._events = Events(parts.vault)
         self._stopping = threading.Event()
         self._work = threading.Event()
+        self._distilling.take_up()
         parts.vault.on_commit = self._committed
         self._forgetting.finish()
         self._background = threading.Thread(target=self._run_background, name="memos-background", daemon=True)
         self._watcher = Watcher(parts, self._work.set)
         self._background.start()
         self._watcher.start()
+        self._distilling.start()
 
     @classmethod
     def open(
@@ -117,6 +125,7 @@ class MemOS(Tiers, Governance, InTime, Reading, Files):
         self._stopping.set()
         self._work.set()
         self._background.join()
+        self._distilling.close()  # before the model goes
         self._answering.close()
         try:
             self._recalling.write_uses()
@@ -208,6 +217,7 @@ class MemOS(Tiers, Governance, InTime, Reading, Files):
 
     def _committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
         self._answering.committed(changes, transaction)  # first: whatever else fails, nothing outdated is used
+        self._distilling.committed(changes, transaction)
         self._parts.indexes.apply(changes, transaction)
         for event in self._events.of(changes, transaction):
             for listener in list(self._listeners.values()):

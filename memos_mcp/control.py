@@ -172,6 +172,10 @@ OF_CUBES = (
     *("cube", "diff", "delete_cube", "pack", "install", "publish", "shelf"),
     *("mount", "unmount", "mounts", "audit", "verify_audit"),
 )
+OF_TIERS = (
+    *("move", "train", "adapters", "activate_adapter", "drop_adapter", "export_adapter", "compare_adapters"),
+    *("probe_adapter", "fuse_adapters", "recover_texts", "work", "cancel_work"),
+)
 OF_THE_MODEL = ("chat", "model", "tiers", "build_tier", "drop_tier", "newest")
 
 
@@ -197,6 +201,17 @@ def _about_the_model(name: str) -> Callable[[MemOS, Call], object]:
     return run
 
 
+def _about_tiers(name: str) -> Callable[[MemOS, Call], object]:
+    """A method of `control_tiers`, loaded as those of `control_cubes` are."""
+
+    def run(memos: MemOS, call: Call) -> object:
+        from memos_mcp import control_tiers
+
+        return control_tiers.METHODS[name](memos, call)
+
+    return run
+
+
 METHODS: dict[str, Callable[[MemOS, Call], object]] = {
     "tool": tool,
     "history": history,
@@ -209,6 +224,7 @@ METHODS: dict[str, Callable[[MemOS, Call], object]] = {
     "import": take_in,
     **{name: _about_cubes(name) for name in OF_CUBES},
     **{name: _about_the_model(name) for name in OF_THE_MODEL},
+    **{name: _about_tiers(name) for name in OF_TIERS},
 }
 
 

@@ -108,7 +108,7 @@ def chat(memos: MemOS, asked: Asked) -> object:
         sampling=Sampling(**{name: value for name, value in sampling.items() if value is not None}),
         model=wanted.model,
     )
-    _loaded(memos, wanted, asked)
+    loaded(memos, wanted, asked)
     since = time.monotonic()
     # a generator: closed when the asker leaves in the middle, so that the model stops
     with closing(cast("Generator[ChatEvent]", memos.chat(request, asked.caller))) as events:
@@ -146,11 +146,11 @@ def _tell(asked: Asked, event: Mapping[str, Any]) -> None:
 def model(memos: MemOS, asked: Asked) -> object:
     """The model that is served, as far as it is known; null: none was named."""
     wanted = parse(ModelArguments, asked.params)
-    known = _loaded(memos, wanted, asked) if wanted.load else memos.model(asked.caller, wanted.model)
+    known = loaded(memos, wanted, asked) if wanted.load else memos.model(asked.caller, wanted.model)
     return None if known is None else render_model.model(known, owner=asked.caller.principal.owner)
 
 
-def _loaded(memos: MemOS, wanted: OfModel, asked: Asked) -> ModelInfo:
+def loaded(memos: MemOS, wanted: OfModel, asked: Asked) -> ModelInfo:
     """The model, loaded. Meanwhile the asker hears of it; one that leaves does not stop it: it is there for the next.
 
     Raises:
@@ -191,7 +191,7 @@ def tiers(memos: MemOS, asked: Asked) -> object:
 def build_tier(memos: MemOS, asked: Asked) -> object:
     wanted = parse(BuildArguments, asked.params)
     memos.cube(wanted.cube, asked.caller)  # one that is not there is told of before anything is loaded
-    info = _loaded(memos, wanted, asked)
+    info = loaded(memos, wanted, asked)
     if info.remote:
         raise Unavailable(f"{info.source} is a remote server with a cache of its own: only a local model has a KV tier")
     return render_model.tier_built(memos.build_tier(wanted.cube, asked.caller, asked.progress))

@@ -126,6 +126,7 @@ def memory_view(view: MemoryView, traced: Traced | None) -> dict[str, Any]:
         **whole(view.memory),
         "provenance": None if traced is None else provenance(view.memory, traced),
         "derived": [{"relation": relation, "id": derived} for relation, derived in view.derived],
+        "tiers": [{"tier": held.tier, "artifact": held.artifact, "state": held.state} for held in view.tiers],
         "previous": view.previous,
         "next": view.next,
     }
@@ -173,4 +174,6 @@ def status(engine: EngineStatus) -> dict[str, Any]:
         "audit_length": engine.audit_length,
         "encrypted": engine.encrypted,
         "model": engine.model,
+        "adapters": dict(engine.adapters),
+        "work": list(engine.work),
     }

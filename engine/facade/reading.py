@@ -89,7 +89,7 @@ class Reading(Wired):
                 if edge.relation is not Relation.FOLLOWS and other in there
             ]
             before, behind = queries.neighbours(connection, memory, seen_in(self._parts, memory.cube, caller))
-        return MemoryView(memory, tuple(derived), before, behind)
+        return MemoryView(memory, tuple(derived), self._adapters.tiers_of(memory, caller), before, behind)
 
     def provenance(self, memories: Sequence[Memory], caller: Caller) -> dict[str, Traced]:
         """Where memories that the caller was given come from, by id. See `engine.provenance`."""
@@ -129,6 +129,8 @@ class Reading(Wired):
             audit_length=revision,
             encrypted=not parts.vault.sealer.plain,
             model=self._answering.standing() if owner else None,
+            adapters=self._adapters.in_words(names, caller),
+            work=self._distilling.told(caller),
         )
 
     def _degraded(self, owner: bool) -> str | None:

@@ -6,10 +6,12 @@ Thin calls, as the rest of the facade. What must stay true: no module with tenso
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from engine.facade.wiring import Wired
 from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow
 from engine.operations import Caller, Progress, silent
+from engine.tier_operations import AdapterView, Distil, Move, Moved, WorkView
 
 
 class Tiers(Wired):
@@ -41,3 +43,41 @@ class Tiers(Wired):
         """The vector of each text, and the name of the embedder. Raises `Unavailable` where there is none."""
         vectors, name = self._parts.embeddings.of_texts(texts)
         return tuple(tuple(vector.tolist()) for vector in vectors), name
+
+    # --- adapters ----------------------------------------------------------------------------------------------
+
+    def distil(self, request: Distil, caller: Caller, progress: Progress = silent) -> AdapterView | WorkView:
+        """Train an adapter of a cube, now or in the background. See `engine.distilling`."""
+        return self._distilling.distil(request, caller, progress)
+
+    def adapters(self, cube: str | None, caller: Caller) -> tuple[AdapterView, ...]:
+        """The versions of a cube's adapter, or of all that the caller may see. See `engine.moving.adapters`."""
+        return self._adapters.views(cube, caller)
+
+    def activate_adapter(
+        self, cube: str, version: int | None, caller: Caller, reason: str | None = None, progress: Progress = silent
+    ) -> AdapterView | None:
+        """Let a version serve, or none. See `engine.moving.adapters`."""
+        return self._adapters.activate(cube, version, caller, reason, progress)
+
+    def drop_adapter(self, cube: str, version: int | None, caller: Caller, reason: str | None = None) -> int:
+        """Drop a version of a cube's adapter, or all; how many there were. See `engine.moving.adapters`."""
+        return self._adapters.drop(cube, version, caller, reason)
+
+    def export_adapter(self, cube: str, version: int, folder: Path, caller: Caller) -> Path:
+        """Write a version (0: the one that serves) as a folder that PEFT loads. See `engine.moving.adapters`."""
+        return self._adapters.export(cube, version, folder, caller)
+
+    # --- moves and work ----------------------------------------------------------------------------------------
+
+    def move(self, request: Move, caller: Caller, progress: Progress = silent) -> Moved:
+        """Take memories, or a whole cube, to another tier. See `engine.moving`."""
+        return self._moving.move(request, caller, progress)
+
+    def work(self, caller: Caller) -> tuple[WorkView, ...]:
+        """Long work of the cubes that the caller may change, oldest first. See `engine.distilling.working`."""
+        return self._distilling.work(caller)
+
+    def cancel_work(self, id: str, caller: Caller) -> WorkView:
+        """Stop work, or have it never begin. See `engine.distilling.working`."""
+        return self._distilling.cancel(id, caller)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 
 from engine.answering.answering import Answering
+from engine.distilling.distilling import Distilling
 from engine.forgetting import Forgetting
+from engine.moving import Moving
+from engine.moving.adapters import Adapters
 from engine.parts import Parts
 from engine.recalling import Recalling
 from engine.watcher import Watcher
@@ -17,6 +20,9 @@ class Wired:
     _parts: Parts
     _recalling: Recalling
     _answering: Answering
+    _distilling: Distilling
+    _adapters: Adapters
+    _moving: Moving
     _forgetting: Forgetting
     _watcher: Watcher
     _work: threading.Event  # set: there is something to do in the background

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from memos_mcp.commands.command import Command
 from memos_mcp.commands.cube_arguments import AUDIT, CUBE, GOVERN, MOUNTING, SENSITIVITIES
-from memos_mcp.commands.model_arguments import CHAT, TIER
+from memos_mcp.commands.model_arguments import CHAT
+from memos_mcp.commands.tier_arguments import TIER
 from memos_mcp.version import VERSION
 
 KINDS = ("fact", "preference", "event", "procedure", "document", "message")

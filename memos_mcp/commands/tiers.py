@@ -12,7 +12,7 @@ from typing import Any
 
 from memos_mcp.commands.chatting import model_source
 from memos_mcp.commands.memory import given
-from memos_mcp.commands.session import DONE, Failure, Session
+from memos_mcp.commands.session import DONE, Failure, Session, Usage
 from memos_mcp.terminal import interactive
 
 HEADINGS = ("id", "cube", "form", "tokens", "size", "memories", "uses", "divergence", "since", "model")
@@ -30,6 +30,10 @@ def show(session: Session, options: argparse.Namespace) -> int:
         session.screen.remark(f"no KV cache is kept: chats make them, and so does memos-mcp tier build {cube}")
         return DONE
     session.screen.table(HEADINGS, [_row(row) for row in rows])
+    if options.memories:
+        session.screen.line()
+        made_of = [(row["id"], f"{item['id']} v{item['version']}") for row in rows for item in row["sources"]]
+        session.screen.table(("id", "made from"), made_of)
     session.screen.remark(_sum(rows))
     if not any(row["usable"] for row in rows):
         session.screen.remark("marked - is what no model that is loaded now can use: a chat loads the model")
@@ -68,6 +72,11 @@ def bytes_in_words(count: int) -> str:
     return f"{size:.0f} {unit}" if unit == UNITS[0] else f"{size:.1f} {unit}"
 
 
+def memories_in_words(count: int) -> str:
+    """`count` memories, in words."""
+    return "1 memory" if count == 1 else f"{count:,} memories"
+
+
 def build(session: Session, options: argparse.Namespace) -> int:
     """Compute them now, and not with the first chats. Ctrl-C keeps what is done by then."""
     model = model_source(options.model or session.settings.model)
@@ -78,7 +87,7 @@ def build(session: Session, options: argparse.Namespace) -> int:
     if session.screen.as_json:
         session.screen.json(built)
         return DONE
-    chunks = "1 memory" if built["chunks"] == 1 else f"{built['chunks']:,} memories"
+    chunks = memories_in_words(built["chunks"])
     session.screen.line(
         f"{built['cube']}: a prefix of {built['prefix_tokens']:,} tokens, the KV caches of {chunks}, "
         f"{bytes_in_words(built['bytes'])}"
@@ -89,13 +98,35 @@ def build(session: Session, options: argparse.Namespace) -> int:
 
 
 def drop(session: Session, options: argparse.Namespace) -> int:
+    if options.adapters or options.version is not None:
+        return _drop_adapters(session, options)
+    rows = [] if options.yes else _rows(session, options.cube)
+    if rows:
+        _agreed(session, _sum(rows))
+    return _tell_of_drop(session, session.call("drop_tier", given(options, "cube")))
+
+
+def _drop_adapters(session: Session, options: argparse.Namespace) -> int:
+    if options.cube is None:
+        raise Usage("tier drop takes the CUBE whose adapter it is, with --adapters or --version")
     if not options.yes:
-        rows = _rows(session, options.cube)
-        if rows and not interactive():
-            raise Failure(f"{_sum(rows)}: nothing was dropped: say --yes to do it")
-        if rows and not session.screen.ask(f"Drop {_sum(rows)}?"):
-            raise Failure("nothing was dropped")
-    done = session.call("drop_tier", given(options, "cube"))
+        rows = session.call("adapters", {"cube": options.cube})["adapters"]
+        there = [row for row in rows if row["state"] != "gone" and options.version in (None, row["version"])]
+        if there:
+            versions = ", ".join(f"{row['version']} ({row['state']})" for row in there)
+            _agreed(session, f"of the adapter of {options.cube} version {versions}")
+    return _tell_of_drop(session, session.call("drop_adapter", given(options, "cube", "version")))
+
+
+def _agreed(session: Session, what: str) -> None:
+    """Return only where the person says yes."""
+    if not interactive():
+        raise Failure(f"{what}: nothing was dropped: say --yes to do it")
+    if not session.screen.ask(f"Drop {what}?"):
+        raise Failure("nothing was dropped")
+
+
+def _tell_of_drop(session: Session, done: dict[str, Any]) -> int:
     if session.screen.as_json:
         session.screen.json(done)
     else:

@@ -12,6 +12,7 @@ from memos_mcp.tools.fuse import FUSE
 from memos_mcp.tools.govern import GOVERN
 from memos_mcp.tools.history import HISTORY
 from memos_mcp.tools.install_cube import INSTALL_CUBE
+from memos_mcp.tools.move import MOVE
 from memos_mcp.tools.pack_cube import PACK_CUBE
 from memos_mcp.tools.recall import RECALL
 from memos_mcp.tools.remember import REMEMBER
@@ -23,7 +24,7 @@ from memos_mcp.tools.tool import Tool
 CORE = "core"
 TOOLSETS: dict[str, tuple[Tool, ...]] = {
     CORE: (REMEMBER, RECALL, FORGET, FUSE),
-    "lifecycle": (HISTORY, RESTORE, SNAPSHOT, GOVERN),
+    "lifecycle": (HISTORY, RESTORE, SNAPSHOT, GOVERN, MOVE),
     "cubes": (CREATE_CUBE, SHARE_CUBE, PACK_CUBE, INSTALL_CUBE),
     "local": (ASK,),
 }

@@ -17,7 +17,7 @@ from tests.memos_mcp.processes import Assistant, daemon_gone_after, daemons_so_f
 from tests.memos_mcp.serving import ERAS, VERSION, Era, connected_to
 
 CORE = ["remember", "recall", "forget", "fuse"]
-LIFECYCLE = ["history", "restore", "snapshot", "govern"]
+LIFECYCLE = ["history", "restore", "snapshot", "govern", "move"]
 CUBES = ["create_cube", "share_cube", "pack_cube", "install_cube"]
 LOCAL = ["ask"]
 MAX_CORE_BYTES = 7_000

@@ -1,0 +1,196 @@
+"""`tier adapters`, `activate`, `compare`, `probe`, `fuse`, `export` and `text`: what the model knows by itself.
+
+What must stay true: what an adapter said in answer to a probe is data, shown and never obeyed; no number is shown as
+better than it was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from memos_mcp.commands.chatting import model_source
+from memos_mcp.commands.memory import given
+from memos_mcp.commands.session import DONE, Session, Usage
+from memos_mcp.commands.tiers import bytes_in_words, memories_in_words
+
+HEADINGS = ("cube", "version", "state", "knows", "missed", "made", "size", "rank", "since", "")
+PROBES = ("memory", "question", "before", "after", "")
+TEXTS = ("confidence", "source", "kept as", "text")
+
+
+def _asking(session: Session, options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    model = model_source(options.model or session.settings.model)
+    return {**given(options, *names), "model": model, "offline": session.settings.offline}
+
+
+# --- versions -------------------------------------------------------------------------------------------------------
+
+
+def show(session: Session, options: argparse.Namespace) -> int:
+    rows = session.call("adapters", {"cube": options.cube})["adapters"]
+    if session.screen.as_json:
+        session.screen.json({"adapters": rows})
+        return DONE
+    if not rows:
+        cube = options.cube or "CUBE"
+        session.screen.remark(f"there is no adapter: memos-mcp tier train {cube} makes one")
+        return DONE
+    session.screen.table(HEADINGS, [_row(row) for row in rows])
+    if options.memories:
+        session.screen.line()
+        session.screen.table(("cube", "version", "memory", ""), [line for row in rows for line in _memories(row)])
+    return DONE
+
+
+def _row(row: dict[str, Any]) -> Sequence[object]:
+    gone = row["state"] == "gone"
+    remarks = [*row["remarks"], *(() if row["usable"] or gone else ("not for the model that is loaded",))]
+    size, since = "" if gone else bytes_in_words(row["bytes"]), row["created_at"][:10]
+    knows, missed = ("", "") if gone else (f"{len(row['known'])} of {len(row['sources'])}", len(row["missed"]))
+    return (
+        row["cube"],
+        row["version"],
+        row["state"],
+        knows,
+        missed,
+        row["made"],
+        size,
+        row["rank"] or "",
+        since,
+        "; ".join(remarks),
+    )
+
+
+def _memories(row: dict[str, Any]) -> list[Sequence[object]]:
+    known = {item["id"] for item in row["known"]}
+    return [
+        (row["cube"], row["version"], f"{item['id']} v{item['version']}", "known" if item["id"] in known else "missed")
+        for item in row["sources"]
+    ]
+
+
+def about(row: dict[str, Any]) -> str:
+    """A version of an adapter in one line."""
+    known = f"knows {len(row['known'])} of {memories_in_words(len(row['sources']))}"
+    took = f", {row['seconds']:,.0f} s" if row["seconds"] else ""
+    size = bytes_in_words(row["bytes"])
+    return f"adapter of {row['cube']}, version {row['version']}: {row['state']}, {known}, {size}{took}"
+
+
+def judged_in_words(row: dict[str, Any]) -> list[str]:
+    """What the gate found of a version."""
+    found = row["judged"]
+    if found is None:
+        return ["nobody judged it here yet: memos-mcp tier activate does before it serves"]
+    lines = [
+        f"right without the memories: {found['right']:.0%} of the probes (before: {found['right_before']:.0%})",
+        f"right answers from other contexts: {found['scenes']:.0%} (before: {found['scenes_before']:.0%})",
+        f"right answers from contexts that contradict it: {found['conflicts']:.0%}",
+        f"unknown stays unknown: {found['unknown']:.0%}",
+        f"unrelated answers kept: {found['kept']:.0%}, KL {found['kl']:.4f} nats",
+    ]
+    if row["missed"]:
+        lines.append(f"missed: {', '.join(row['missed'])}")
+    return [*lines, *(f"refused: {why}" for why in found["why"])]
+
+
+def activate(session: Session, options: argparse.Namespace) -> int:
+    with session.screen.bar("activate") as bar:
+        done = session.call("activate_adapter", _asking(session, options, "cube", "version", "reason"), bar)
+    if session.screen.as_json:
+        session.screen.json(done)
+    elif done["serving"] is None:
+        session.screen.line(f"no adapter serves {done['cube']} now; its versions are kept")
+    else:
+        session.screen.line(about(done["serving"]))
+    return DONE
+
+
+def export(session: Session, options: argparse.Namespace) -> int:
+    path = str(Path(options.path).expanduser().absolute())
+    done = session.call("export_adapter", {**given(options, "cube", "version"), "path": path})
+    if session.screen.as_json:
+        session.screen.json(done)
+    else:
+        session.screen.line(f"{done['path']} holds the adapter: PeftModel.from_pretrained loads it")
+    return DONE
+
+
+def fuse(session: Session, options: argparse.Namespace) -> int:
+    if len(options.parts) < 2:
+        raise Usage("tier fuse takes two or more adapters, as in tier fuse work home --into both")
+    request = _asking(session, options, "into", "activate", "reason")
+    request["parts"] = [{"cube": cube, "version": version} for cube, version in options.parts]
+    with session.screen.bar("fuse") as bar:
+        done = session.call("fuse_adapters", request, bar)
+    if session.screen.as_json:
+        session.screen.json(done)
+        return DONE
+    session.screen.line(f"{about(done['adapter'])}; made by {done['how']}")
+    for row in done["tried"]:
+        session.screen.remark(
+            f"tried {row['how']}: {row['learned']:.0%} learned, {'passed' if row['passed'] else 'refused'}"
+        )
+    return DONE
+
+
+# --- what they know -------------------------------------------------------------------------------------------------
+
+
+def probe(session: Session, options: argparse.Namespace) -> int:
+    with session.screen.bar("probe") as bar:
+        rows = session.call("probe_adapter", _asking(session, options, "cube", "version", "ids"), bar)["probes"]
+    return _tell_of_probes(session, options.cube, rows, rows)
+
+
+def compare(session: Session, options: argparse.Namespace) -> int:
+    with session.screen.bar("compare") as bar:
+        rows = session.call("compare_adapters", _asking(session, options, "cube", "a", "b"), bar)["probes"]
+    differing = [row for row in rows if row["before"] != row["after"]]
+    return _tell_of_probes(session, options.cube, rows, rows if options.all else differing)
+
+
+def _tell_of_probes(
+    session: Session, cube: str, rows: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]
+) -> int:
+    screen = session.screen
+    if screen.as_json:
+        screen.json({"cube": cube, "probes": list(rows)})
+        return DONE
+    if shown:
+        screen.table(PROBES, [_probe(row) for row in shown])
+    right = [sum(row[name] for row in rows) for name in ("right_before", "right_after")]
+    screen.remark(f"right answers of {len(rows):,}: {right[0]:,} before, {right[1]:,} after")
+    return DONE
+
+
+def _probe(row: dict[str, Any]) -> Sequence[object]:
+    change = {(False, True): "right now", (True, False): "wrong now", (True, True): "right", (False, False): "wrong"}
+    told = change[row["right_before"], row["right_after"]]
+    return row["memory"], row["question"], row["before"], row["after"], told
+
+
+def text(session: Session, options: argparse.Namespace) -> int:
+    with session.screen.bar("text") as bar:
+        done = session.call("recover_texts", _asking(session, options, "cube", "version", "keep", "into"), bar)
+    if session.screen.as_json:
+        session.screen.json(done)
+        return DONE
+    rows = done["texts"]
+    if not rows:
+        session.screen.remark("it asserts nothing that the model without it does not assert too")
+        return DONE
+    session.screen.table(TEXTS, [_text(row) for row in rows])
+    if options.keep is None:
+        session.screen.remark("nothing was remembered: --keep does that")
+    return DONE
+
+
+def _text(row: dict[str, Any]) -> Sequence[object]:
+    source = row["source"] or ""
+    if source and row["agrees"] is False:
+        source = f"{source} (says otherwise)"
+    return f"{row['confidence']:.2f}", source, row["id"] or "", row["text"]
