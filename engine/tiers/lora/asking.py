@@ -93,6 +93,18 @@ def finished(steps: Generator[Stage, None, T]) -> T:
             return stopped.value  # type: ignore[no-any-return]
 
 
+def share_of(start: float, share: float, steps: Generator[Stage, None, T]) -> Generator[Stage, None, T]:
+    """The stages of a part of longer work, as shares of the whole (a total of 1) that never go back."""
+    furthest = 0.0
+    while True:
+        try:
+            stage = next(steps)
+        except StopIteration as stopped:
+            return stopped.value  # type: ignore[no-any-return]
+        furthest = max(furthest, min(1.0, stage.done / stage.total if stage.total else 0.0))
+        yield Stage(start + share * furthest, 1.0, stage.message)
+
+
 def as_job(steps: Generator[Stage, None, T]) -> Generator[Stage | T, None, None]:
     """As a job of `engine.model.runner`: its stages, and last of all what it gives."""
     yield (yield from steps)

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig
 
 from engine.errors import Invalid
 from engine.model.prompts import Note
-from engine.tiers.lora.asking import Stage
+from engine.tiers.lora.asking import Stage, share_of
 from engine.tiers.lora.distil import Distilled, Plan, distilling
 from engine.tiers.lora.factors import scaling_of, svd_sum
 from engine.tiers.lora.files import Card, Source, digest_of
-from engine.tiers.lora.gate import Limits, Verdict, judging
+from engine.tiers.lora.gate import Limits, Verdict, asking_base, judging
 from engine.tiers.lora.material import Material, gathering
 from engine.tiers.lora.questions import Questions
 from engine.tiers.lora.serving import Resident
@@ -37,8 +37,11 @@ SVD, LINEAR, CAT, TIES, DARE, HEALED, RETRAINED = (
     "retrained",
 )
 COMBINATIONS = (SVD, CAT, LINEAR, TIES, DARE)
+BASE = "base"
+COSTS = {HEALED: 10, RETRAINED: 20}  # about, against judging what was merely combined
 DENSITY = {TIES: 0.5, DARE: 0.7}  # of the weights that ties and dare keep
 HEALING = Plan(learning_rate=3e-3, steps=120, warm_up=5)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +93,31 @@ def fusing(
     material: Material | None = None
     best: tuple[str, Tried] | None = None
     made: list[str] = []
+    costs = {BASE: 1} | {how: COSTS.get(how, 1) for how in hows}
+    whole, start = sum(costs.values()), 0.0
+
+    def part(what: str, share: float, steps: Generator[Stage, None, T]) -> Generator[Stage, None, T]:
+        nonlocal start
+        begin, start = start, start + share * costs[what] / whole
+        return share_of(begin, start - begin, steps)
+
     try:
+        base = yield from part(BASE, 1.0, asking_base(resident, notes, questions))
         for how in hows:
             candidate, steps = f"{name}-{len(tried)}", 0
             if how in COMBINATIONS:
                 combined(resident, candidate, parts, [1.0] * len(parts), how, rank)
             else:
-                material = material or (yield from gathering(resident.wearing(None), notes, questions, plan.seed))
-                steps = yield from _trained(resident, candidate, parts, material, how, rank, healing, plan)
+                if material is None:
+                    gathered = gathering(resident.wearing(None), notes, questions, plan.seed)
+                    material = yield from part(how, 0.3, gathered)
+                steps = yield from part(
+                    how, 0.5, _trained(resident, candidate, parts, material, how, rank, healing, plan)
+                )
             made.append(candidate)
-            tried.append(Tried(how, (yield from judging(resident, candidate, notes, questions, limits)), steps))
+            judged = judging(resident, candidate, notes, questions, limits, base=base)
+            verdict = yield from part(how, 0.2 if how not in COMBINATIONS else 1.0, judged)
+            tried.append(Tried(how, verdict, steps))
             if best is None or tried[-1].verdict.standing > best[1].verdict.standing:
                 best = candidate, tried[-1]
             if best[1].verdict.passed:

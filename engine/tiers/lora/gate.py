@@ -12,20 +12,16 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from engine.model.prompts import Note
 from engine.tier_operations import Judged
-from engine.tiers.lora.asking import Said, Stage, asking, prompt_ids
+from engine.tiers.lora.asking import Said, Stage, asking, prompt_ids, share_of
 from engine.tiers.lora.batches import predicted
 from engine.tiers.lora.files import Source
 from engine.tiers.lora.questions import Question, Questions, Scene
 from engine.tiers.lora.serving import Resident
-
-if TYPE_CHECKING:
-    from engine.model.loading import Loaded
 
 CASES = 100  # of each kind that must not change
 SEED = 40_961  # of what is drawn for judging; training never uses it
@@ -109,6 +105,42 @@ class _Cases:
     unrelated: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What is asked by `judging`, and what the base says: the same for every adapter of the same memories."""
+
+    cases: _Cases
+    prompts: list[tuple[int, ...]]
+    said: list[Said]
+
+
+def asking_base(
+    resident: Resident,
+    notes: Sequence[Note],
+    questions: Questions,
+    *,
+    unrelated: Sequence[str] = (),
+    cases: int = CASES,
+    seed: int = SEED,
+) -> Generator[Stage, None, Base]:
+    """Ask the model without an adapter. `unrelated` are prompts that have nothing to do with the memories."""
+    draw = random.Random(seed)
+    drawn = _Cases(
+        [(note, question) for note in notes for question in questions.probes(note)],
+        [Scene((), question) for question in questions.unknown(draw, notes, cases)],
+        list(questions.scenes(draw, notes, cases)),
+        list(questions.conflicts(draw, notes, cases)),
+        list(unrelated),
+    )
+    base = resident.wearing(None)
+    scenes = [*drawn.unknown, *drawn.scenes, *drawn.conflicts]
+    prompts = [prompt_ids(base, question.text) for _, question in drawn.probes]
+    prompts += [prompt_ids(base, scene.question.text, scene.notes) for scene in scenes]
+    prompts += [prompt_ids(base, text) for text in drawn.unrelated]
+    said = yield from asking(base, prompts, message="without the adapter")
+    return Base(drawn, prompts, said)
+
+
 def judging(
     resident: Resident,
     name: str,
@@ -119,35 +151,23 @@ def judging(
     unrelated: Sequence[str] = (),
     cases: int = CASES,
     seed: int = SEED,
+    base: Base | None = None,
 ) -> Generator[Stage, None, Verdict]:
-    """Compare the model with and without a resident adapter. `unrelated` are prompts that have nothing to do with it.
+    """Compare the model with and without a resident adapter. `base`: what `asking_base` found for the same, if it did.
 
     Raises:
         NotFound: there is no such adapter.
     """
-    draw = random.Random(seed)
-    drawn = _Cases(
-        [(note, question) for note in notes for question in questions.probes(note)],
-        [Scene((), question) for question in questions.unknown(draw, notes, cases)],
-        list(questions.scenes(draw, notes, cases)),
-        list(questions.conflicts(draw, notes, cases)),
-        list(unrelated),
+    resident.known(name)
+    if base is None:
+        steps = asking_base(resident, notes, questions, unrelated=unrelated, cases=cases, seed=seed)
+        base = yield from share_of(0.0, 0.4, steps)
+    after: list[Said] = yield from share_of(
+        0.4, 0.4, asking(resident.wearing(name), base.prompts, message="with the adapter")
     )
-    before = yield from _asked(resident.wearing(None), drawn, "without the adapter")
-    after = yield from _asked(resident.wearing(name), drawn, "with the adapter")
-    kl = yield from _drift(resident, name, [*zip(before[2], before[1], strict=True)])
-    return _settled(_compared(drawn, questions, limits, before[1], after[1], kl), limits)
-
-
-def _asked(
-    loaded: Loaded, cases: _Cases, message: str
-) -> Generator[Stage, None, tuple[_Cases, list[Said], list[tuple[int, ...]]]]:
-    scenes = [*cases.unknown, *cases.scenes, *cases.conflicts]
-    prompts = [prompt_ids(loaded, question.text) for _, question in cases.probes]
-    prompts += [prompt_ids(loaded, scene.question.text, scene.notes) for scene in scenes]
-    prompts += [prompt_ids(loaded, text) for text in cases.unrelated]
-    said = yield from asking(loaded, prompts, message=message)
-    return cases, said, prompts
+    drift = _drift(resident, name, [*zip(base.prompts, base.said, strict=True)])
+    kl: list[float] = yield from share_of(0.8, 0.2, drift)
+    return _settled(_compared(base.cases, questions, limits, base.said, after, kl), limits)
 
 
 def _drift(
@@ -155,13 +175,14 @@ def _drift(
 ) -> Generator[Stage, None, list[float]]:
     """KL(base ‖ with the adapter) in nats a token, along what the base answers to each prompt."""
     rows = [(prompt, said.tokens) for prompt, said in answered]
-    found = [0.0] * len(rows)
+    found, done = [0.0] * len(rows), 0
     worn = predicted(resident.wearing(name), rows)
     for (places, base), (_, other) in zip(predicted(resident.wearing(None), rows), worn, strict=True):
         for place, exact, got in zip(places, base, other, strict=True):
             expected, said = torch.log_softmax(exact.double(), -1), torch.log_softmax(got.double(), -1)
             found[place] = max(0.0, float((expected.exp() * (expected - said)).sum(-1).mean()))
-        yield Stage(0, 1, "how far the adapter is from the base")
+        done += len(places)
+        yield Stage(done, len(rows), "how far the adapter is from the base")
     return found
 
 
