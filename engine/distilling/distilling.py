@@ -61,6 +61,7 @@ class Distilling:
     def __init__(self, parts: Parts, answering: Answering) -> None:
         self._parts, self._answering = parts, answering
         self._settings = parts.vault.settings
+        self.replayed = 0  # rows of each kind that hold the model still in a training; 0: as many as suit
         self.working = Working(parts)
         self.working.kinds[DISTIL] = Kind(self._distil, self._answering.untrainable)
         self.working.kinds[RETRAIN] = Kind(self._retrain, self._answering.untrainable)
@@ -99,6 +100,7 @@ class Distilling:
         """Called before a writing call returns: nothing is kept of what was learned from what it changed."""
         if not transaction.invalidated and not transaction.cubes_changed:
             return
+        self.working.committed(transaction)
         with self._changing:
             if self._run is not None and self._is_outdated(self._run.sources, transaction):
                 self._run.changed.set()
@@ -258,7 +260,7 @@ class Distilling:
             plan = plan_for(loaded, rank, steps, seed, limits)
             require_room(loaded, plan, limits)
             resident = local.adapters.resident(loaded)
-            return training(loaded, resident, f"training-{task.row.id}", notes, plan, run.checkpoint)
+            return training(loaded, resident, f"training-{task.row.id}", notes, plan, run.checkpoint, self.replayed)
 
         task.tell(0.0, 1.0, f"{len(notes)} memories")
         try:

@@ -92,11 +92,15 @@ def training(
     notes: Sequence[Note],
     plan: Plan,
     checkpoint: Checkpoint,
+    replayed: int = 0,
 ) -> Generator[Stage | Trained, None, None]:
-    """The stages, each of `total` 1 with how much of the whole is done, and last of all what came of it."""
+    """The stages, each of `total` 1 with how much of the whole is done, and last of all what came of it.
+
+    `replayed`: as in `engine.tiers.lora.material`.
+    """
     base = resident.wearing(None)
     questions = yield from _phase("asking", questions_for(base, notes, (), plan.seed))
-    material = yield from _phase("gathering", gathering(base, notes, questions, plan.seed))
+    material = yield from _phase("gathering", gathering(base, notes, questions, plan.seed, replayed=replayed))
     made = yield from _phase("training", distilling(resident, name, material, plan, checkpoint=checkpoint))
     try:
         verdict = yield from _phase("judging", judging(resident, name, notes, questions))

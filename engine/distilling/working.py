@@ -110,6 +110,15 @@ class Working:
         """Something may be there to be done."""
         self._wake.set()
 
+    def committed(self, transaction: Transaction) -> None:
+        """Called before a writing call returns: work that went with its cube is stopped."""
+        with self._lock:
+            running = dict(self._running)
+        if running and transaction.cubes_changed:
+            there = {row.id for row in self._rows(OPEN)}
+            for id in running.keys() - there:
+                running[id].cancelled.set()
+
     def close(self) -> None:
         """Stop; what is being done waits for the next process."""
         self._closing.set()

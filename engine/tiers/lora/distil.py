@@ -68,7 +68,8 @@ class Plan:
     max_seconds: float = 0.0
     max_bytes: int = 0
     piece_tokens: int = PIECE_TOKENS
-    checkpoint_steps: int = 100
+    checkpoint_steps: int = 100  # a checkpoint is written after so many …
+    checkpoint_seconds: float = 60.0  # … or after so long, whichever comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,7 @@ class _Run:
         self._optimizer = torch.optim.AdamW(self._parameters, lr=plan.learning_rate, weight_decay=0.0)
         self._decks = {kind: rows for kind, rows in material.rows.items() if rows}
         self._begun, self._before = clock(), peak()
+        self._saved_at = time.monotonic()
         self._losses: list[float] = []
         self._held: list[float] = []
         self._last = plan.steps  # the step behind the last
@@ -206,7 +208,7 @@ class _Run:
                 self._step(self._done)
             self._done += 1
             self._decide()
-            if self._checkpoint is not None and self._done % self._plan.checkpoint_steps == 0:
+            if self._checkpoint is not None and self._is_due():
                 self._save(self._checkpoint)
             yield Stage(self._done, self._last, f"training: KL {self._losses[-1]:.4f}, {self._held[-1]:.0%} as taught")
 
@@ -281,7 +283,12 @@ class _Run:
             rest = min(plan.cool_down, plan.steps - self._done)
             self._cooling_from, self._last, self._ended = self._done, self._done + rest, "early"
 
+    def _is_due(self) -> bool:
+        plan, since = self._plan, time.monotonic() - self._saved_at
+        return self._done % plan.checkpoint_steps == 0 or since >= plan.checkpoint_seconds
+
     def _save(self, place: Checkpoint) -> None:
+        self._saved_at = time.monotonic()
         state = checkpoints.Progress(self._done, self._last, self._cooling_from, self._losses, self._held)
         checkpoints.save(place, self._key, self._parameters, self._optimizer, state)
 
