@@ -33,6 +33,7 @@ class Framed:
     kept: dict[str, tuple[tuple[Question, ...], tuple[Question, ...]]]  # to train with, and held out
     pools: Pools
     studied: SelfStudy
+    fit: frozenset[str]  # phrasings that the model understands
     rivals: frozenset[str] = field(default=frozenset())
     unasked: tuple[str, ...] = ()  # notes of which nothing can be asked
 
@@ -47,7 +48,7 @@ class Framed:
         for _ in range(count):
             one = self.pools.stranger(draw)
             if one:
-                found.append(Question(draw.choice(phrasings.study(one))))
+                found.append(Question(phrasings.some_study(draw, one)))
         missing = count - len(found)
         return [*found, *(self.studied.unknown(draw, notes, missing) if missing else ())]
 
@@ -68,7 +69,9 @@ class Framed:
             if other:
                 beside = self.pools.several(draw, draw.randint(0, BESIDES))
                 beside.insert(draw.randint(0, len(beside)), other)
-                found.append(Scene(_notes(beside), Question(draw.choice(phrasings.study(other)), None, other.value)))
+                found.append(
+                    Scene(_notes(beside), Question(phrasings.some_study(draw, other, self.fit), None, other.value))
+                )
         return [*found, *self.studied.conflicts(draw, rest, count - len(found) if rest else 0)]
 
     def agrees(self, question: Question, answer: str) -> bool:
@@ -103,7 +106,7 @@ class Framed:
                 asked, right = holds[asked.key], holds[asked.key].value
         if asked is None:
             return None
-        return Scene(_notes(told), Question(draw.choice(phrasings.study(asked)), None, right))
+        return Scene(_notes(told), Question(phrasings.some_study(draw, asked, self.fit), None, right))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,10 @@ class Frames:
 
     def subjects(self) -> Iterator[Subject]:
         for one in self.asked:
-            yield Subject(" ".join(filter(None, one.key)), (*phrasings.study(one)[:4], *phrasings.held_out(one)))
+            yield Subject(
+                " ".join(filter(None, one.key)),
+                tuple(text for _, text in (*phrasings.study(one)[:4], *phrasings.held_out(one))),
+            )
 
     def refuses(self, answer: str) -> bool:
         return not answer.strip() or bool(REFUSALS.search(answer))

@@ -17,6 +17,7 @@ from engine.text.statements import Statement, statements
 from engine.tiers.lora import phrasings
 from engine.tiers.lora.asking import ANSWER_TOKENS, Stage, asking, prompt_ids
 from engine.tiers.lora.framed import Framed, Frames
+from engine.tiers.lora.material import TEACHER_NOTES
 from engine.tiers.lora.questions import Question, Questions, Sweep
 from engine.tiers.lora.replay import making
 from engine.tiers.lora.saying import rivals_among, says
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_STATEMENTS = 4  # of a note that are asked about: a longer one is mostly asked by its first ones
 MOST_KEYS = 2_000  # of a sweep
+UNDERSTOOD = 0.9  # of the statements that a phrasing is tried with, answered rightly: the model understands it
+Kept = tuple[tuple[Question, ...], tuple[Question, ...]]  # to train with, and held out
 
 
 def questions_for(
@@ -38,7 +41,7 @@ def questions_for(
         Invalid: the model answers nothing that can be asked about any of the notes.
     """
     told = _told(notes)
-    kept = yield from _kept(loaded, notes, told)
+    kept, fit = yield from _kept(loaded, notes, told)
     rest = [note for note in notes if note.id not in kept]
     studied = yield from _studied(loaded, rest, others)
     asked = {note.id for note in notes if note.id in kept or studied.study(note)}
@@ -49,13 +52,14 @@ def questions_for(
         )
     given = [one for id, some in told.items() if id in kept for one in some]
     beside = [one for note in others for one in statements(note.text)[:MOST_STATEMENTS]]
-    made = yield from making(loaded, given, beside, random.Random(seed))
+    made = yield from making(loaded, given, beside, random.Random(seed), fit)
     values = [one.value for one in given]
     return Framed(
         {id: some for id, some in told.items() if id in kept},
         kept,
         made,
         studied,
+        fit,
         rivals_among(values),
         tuple(note.id for note in notes if note.id not in asked),
     )
@@ -93,26 +97,34 @@ def _told(notes: Sequence[Note]) -> dict[str, tuple[Statement, ...]]:
 
 def _kept(
     loaded: Loaded, notes: Sequence[Note], told: dict[str, tuple[Statement, ...]]
-) -> Generator[Stage, None, dict[str, tuple[tuple[Question, ...], tuple[Question, ...]]]]:
-    """For each note the questions that it makes the model answer: to train with, and held out."""
+) -> Generator[Stage, None, tuple[dict[str, Kept], frozenset[str]]]:
+    """For each note the questions that it makes the model answer, and the phrasings that it mostly understands."""
     asked = [
-        (held, Question(text, note, one.value))
+        (form, held, Question(text, note, one.value))
         for note in notes
         for one in told.get(note.id, ())
         for held, some in ((False, phrasings.study(one)), (True, phrasings.held_out(one)))
-        for text in some
+        for form, text in some
     ]
-    prompts = [prompt_ids(loaded, question.text, (question.note,)) for _, question in asked if question.note]
-    bare = [prompt_ids(loaded, question.text) for _, question in asked]
+    context = {
+        note.id: notes[start : start + TEACHER_NOTES]
+        for start in range(0, len(notes), TEACHER_NOTES)
+        for note in notes[start : start + TEACHER_NOTES]
+    }
+    prompts = [prompt_ids(loaded, one.text, context[one.note.id]) for *_, one in asked if one.note]
+    bare = [prompt_ids(loaded, question.text) for *_, question in asked]
     with_note = yield from asking(loaded, prompts, answer_tokens=ANSWER_TOKENS, message="trying the questions")
     without = yield from asking(loaded, bare, answer_tokens=ANSWER_TOKENS, message="what the model knows anyhow")
     found: dict[str, tuple[list[Question], list[Question]]] = {}
-    for (held, question), said, before in zip(asked, with_note, without, strict=True):
+    understood: dict[str, list[bool]] = {}
+    for (form, held, question), said, before in zip(asked, with_note, without, strict=True):
         right, note = question.right or "", question.note
         told_so = said.whole and not REFUSALS.search(said.text) and says(said.text, right, question.text)
+        understood.setdefault(form, []).append(told_so)
         if told_so and note is not None and not says(before.text, right, question.text):
             found.setdefault(note.id, ([], []))[held].append(question)
-    return {id: (tuple(study), tuple(held)) for id, (study, held) in found.items() if study and held}
+    kept = {id: (tuple(study), tuple(held)) for id, (study, held) in found.items() if study and held}
+    return kept, frozenset(form for form, right in understood.items() if sum(right) >= UNDERSTOOD * len(right))
 
 
 def _studied(loaded: Loaded, notes: Sequence[Note], others: Sequence[Note]) -> Generator[Stage, None, SelfStudy]:

@@ -6,6 +6,8 @@ Tables and rules of English; nothing here knows a model.
 
 from __future__ import annotations
 
+import random
+
 from engine.text.statements import VERBS, Kind, Statement
 from engine.text.tables import word_set
 
@@ -47,17 +49,23 @@ _IRREGULAR = {
 _PLURAL = word_set("i we you they")
 
 
-def study(one: Statement) -> list[str]:
-    """Phrasings to train with."""
+def study(one: Statement) -> list[tuple[str, str]]:
+    """Phrasings to train with: each with what it is made from."""
     return _asked(one, ATTRIBUTE_STUDY, THING_STUDY, PLACED_STUDY, CLAUSE_STUDY)
 
 
-def held_out(one: Statement) -> list[str]:
+def held_out(one: Statement) -> list[tuple[str, str]]:
     """Phrasings that are never trained with."""
     return _asked(one, ATTRIBUTE_HELD, THING_HELD, PLACED_HELD, CLAUSE_HELD)
 
 
-def _asked(one: Statement, attribute: tuple[str, ...], *others: tuple[str, ...]) -> list[str]:
+def some_study(draw: random.Random, one: Statement, fit: frozenset[str] = frozenset()) -> str:
+    """A phrasing to train with, one of those made from `fit` if there is one."""
+    every = study(one)
+    return draw.choice([text for form, text in every if form in fit] or [text for _, text in every])
+
+
+def _asked(one: Statement, attribute: tuple[str, ...], *others: tuple[str, ...]) -> list[tuple[str, str]]:
     thing, placed, clause = others
     wh = "When" if one.asks_when else "Where" if one.asks_where else "What"
     said = {"s": _inside(one.subject), "a": one.attribute, "wh": wh, "wh_low": wh.lower()}
@@ -72,7 +80,7 @@ def _asked(one: Statement, attribute: tuple[str, ...], *others: tuple[str, ...])
         p = f" {one.preposition}" if one.preposition and wh == "What" else ""
         p_always = f" {one.preposition}" if one.preposition and wh != "When" else ""
         said |= {"verb": one.verb, "base": base, "do": do, "o": o, "p": p, "p_always": p_always}
-    return list(dict.fromkeys(_begun(form.format(**said)) for form in forms))
+    return list({text: (form, text) for form in forms if (text := _begun(form.format(**said)))}.values())
 
 
 def _infinitive(verb: str, subject: str) -> tuple[str, str]:

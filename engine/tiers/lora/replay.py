@@ -34,6 +34,7 @@ STRANGERS = (
 )
 NEAR_SUBJECTS, NEAR_ATTRIBUTES, NEAR_VALUES = 64, 6, 24
 FEW_STRANGERS = 8  # fewer than this many near words: those of `STRANGERS` too
+NEAR_SHARE = 0.15  # of the questions that nothing answers: about attributes of which nothing at all is said
 TRIES = 40
 LEAST_SURENESS = 0.9  # of the model that reads a word: what it reads by luck holds nothing still
 Sort = tuple[str, ...]
@@ -47,6 +48,7 @@ class Pools:
     subjects: tuple[str, ...]
     strangers: tuple[str, ...]
     attributes: tuple[str, ...]
+    near_attributes: tuple[str, ...]
     values: dict[Sort, tuple[str, ...]]
     taken: frozenset[tuple[str, ...]]
 
@@ -57,7 +59,8 @@ class Pools:
             known = draw.random() < 0.5 or not self.strangers
             found = found.of(subject=draw.choice(self.subjects if known else self.strangers))
             if found.kind is Kind.ATTRIBUTE:
-                found = found.of(attribute=draw.choice(self.attributes))
+                near = self.near_attributes if draw.random() < NEAR_SHARE else ()
+                found = found.of(attribute=draw.choice(near or self.attributes))
             if found.key not in self.taken:
                 return found
         return None
@@ -112,11 +115,12 @@ class Pools:
 
 
 def making(
-    loaded: Loaded, given: Sequence[Statement], others: Sequence[Statement], draw: random.Random
+    loaded: Loaded, given: Sequence[Statement], others: Sequence[Statement], draw: random.Random, fit: frozenset[str]
 ) -> Generator[Stage, None, Pools]:
     """What is made from the statements `given`, and from `others`, which are said too.
 
-    Words that only stand near are taken where the model can read them: it is told a statement with them, and asked.
+    Words that only stand near are taken where the model can read them: it is told a statement with them, and asked
+    in one of the phrasings `fit`.
     """
     models = _by_sort((*given, *others))
     subjects = _unique(one.subject for some in models.values() for one in some)
@@ -134,7 +138,7 @@ def making(
     every = _unique(value for sort in near if sort[0] is Kind.ATTRIBUTE for value in (*told[sort], *near[sort]))
     for one in others_of.values():
         tried += [(sort_of(one), one.of(value=value)) for value in every]
-    read = yield from _read(loaded, [one.of(subject=draw.choice(strangers)) for _, one in tried], draw)
+    read = yield from _read(loaded, [one.of(subject=draw.choice(strangers)) for _, one in tried], draw, fit)
     values = {sort: list(some) for sort, some in told.items()}
     for (sort, one), right in zip(tried, read, strict=True):
         if right:
@@ -146,15 +150,18 @@ def making(
         models,
         subjects,
         strangers,
-        (*attributes, *others_of),
+        attributes,
+        tuple(others_of),
         {sort: tuple(some) for sort, some in values.items()},
         frozenset(one.key for one in given),
     )
 
 
-def _read(loaded: Loaded, told: Sequence[Statement], draw: random.Random) -> Generator[Stage, None, list[bool]]:
+def _read(
+    loaded: Loaded, told: Sequence[Statement], draw: random.Random, fit: frozenset[str]
+) -> Generator[Stage, None, list[bool]]:
     """Whether the model reads each statement's value out of it."""
-    asked = [(one, draw.choice(phrasings.study(one))) for one in told]
+    asked = [(one, phrasings.some_study(draw, one, fit)) for one in told]
     prompts = [prompt_ids(loaded, text, (Note("told", 1, one.text),)) for one, text in asked]
     said = yield from asking(loaded, prompts, message="trying other words")
     return [
