@@ -7,7 +7,7 @@ is not there for it: it is neither a twin nor a rival of what is stored.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -49,6 +49,8 @@ class Storing:
     exact: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))  # content key -> ids
     pieces: Counter[int | None] = field(default_factory=Counter)  # number of a whole -> how many pieces it has
     renewed: dict[str, Governance] = field(default_factory=dict)  # what is said again, to last or to be guarded: by id
+    settles: Callable[[Draft, Record], bool] | None = None  # whether a draft takes the place of what it contradicts
+    replaced: list[Record] = field(default_factory=list)  # what drafts took the place of, beside what was asked for
     lasts_days: float | None = None  # how long the cube keeps what comes without an end
     seen: frozenset[Sensitivity] = (
         EVERYTHING  # what is beyond is not there for the caller: it is neither twin nor rival
@@ -65,7 +67,7 @@ class Storing:
             "remember",
             request.cube,
             ids,
-            superseded=[record.memory.id for record in self.superseded],
+            superseded=[record.memory.id for record in (*self.superseded, *self.replaced)],
             renewed=list(self.renewed),
         )
         self._write(revision)
@@ -80,7 +82,8 @@ class Storing:
         self.pieces = Counter(item.draft.part_of for item in self.prepared)
         self._look_up()
         stored = tuple(self._store(number) for number in range(len(self.prepared)))
-        going = [record.memory for record in self.superseded if record.memory.cube == self.request.cube]
+        replaced = (*self.superseded, *self.replaced)
+        going = [record.memory for record in replaced if record.memory.cube == self.request.cube]
         require_room(self.transaction, self.request.cube, [record.memory for _, record in self.new], going)
         return stored
 
@@ -284,7 +287,10 @@ class Storing:
         superseded = tuple(record.memory.id for record in self.superseded) if number == 0 else ()
         if superseded:
             self._supersede(id)
-        conflicts = tuple(id for id in self._standing(item.rivals) if not self._apart(self.known[id], draft))
+        rivals = tuple(id for id in self._standing(item.rivals) if not self._apart(self.known[id], draft))
+        settled = tuple(id for id in rivals if self.settles is not None and self.settles(draft, self.known[id]))
+        conflicts, superseded = tuple(id for id in rivals if id not in settled), (*superseded, *settled)
+        self._replace(id, settled)
         record = self._record(id, number, item)
         self.new.append((number, record))
         self.known[id] = record
@@ -292,6 +298,12 @@ class Storing:
         self._relate(id, number, draft, conflicts)
         status = Status.SUPERSEDING if superseded else Status.CONFLICT if conflicts else Status.ADDED
         return Stored(id, 1, status, conflicts, superseded)
+
+    def _replace(self, id: str, settled: Sequence[str]) -> None:
+        """Have a draft take the place of what it contradicts; for those behind it, that stands no more."""
+        found = [self.known.pop(old) for old in settled]
+        self.replaced += found
+        self.edges += [(id, Lineage(Relation.SUPERSEDES, old.memory.id, old.memory.version)) for old in found]
 
     def _record(self, id: str, number: int, item: Prepared) -> Record:
         draft, request, now = item.draft, self.request, self.transaction.now
@@ -329,6 +341,7 @@ class Storing:
         self.edges += [
             (id, Lineage(Relation.CONFLICTS_WITH, rival, self.known[rival].memory.version)) for rival in conflicts
         ]
+        self.edges += [(id, Lineage(Relation.DERIVED_FROM, source, version)) for source, version in draft.drawn_from]
         if draft.part_of is not None:
             whole = self.taken[draft.part_of]
             self.edges.append((id, Lineage(Relation.PART_OF, whole.id, whole.version)))
@@ -365,7 +378,7 @@ class Storing:
         transaction.link(edges)
         for id, lasting in self.renewed.items():
             transaction.revise(self.known[id], replace(self.known[id].memory, governance=lasting), "renew", revision)
-        for record in self.superseded:
+        for record in (*self.superseded, *self.replaced):
             if record.memory.state in LIVE:
                 state = state_after(record.memory, Step.SUPERSEDE)
                 transaction.move(record, state, "supersede", revision)

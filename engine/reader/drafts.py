@@ -32,6 +32,7 @@ class Draft:
     echoed: tuple[str, ...] = ()
     metadata: str | None = None
     governance: Governance | None = None  # None: as the request and the cube say
+    drawn_from: tuple[tuple[str, int], ...] = ()  # (id, version) of the memories that say it, where a model drew it out
 
 
 @dataclass(frozen=True, slots=True)

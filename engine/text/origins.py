@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 FROM, ID, ABOUT = "from", "id", "about"
+READER = "reader"  # how a model drew it out of a conversation: no part of where it is from
 KEPT = 1_024  # a memory is compared with several others
 
 
@@ -21,9 +22,9 @@ def same_origin(known: str | None, new: str | None) -> bool:
     What comes without metadata is: the words alone decide. Two things of one program are the same only if it says so;
     without an id of its own, a thing is all that is said of it.
     """
-    if new is None or known == new:
+    if new is None or known == new or not (now := _fields(new)):
         return True
-    return known is not None and ID in (now := _fields(new)) and _identity(_fields(known)) == _identity(now)
+    return known is not None and ID in now and _identity(_fields(known)) == _identity(now)
 
 
 def other_subject(known: str | None, new: str | None) -> bool:
@@ -41,4 +42,4 @@ def _identity(fields: dict[str, Any]) -> tuple[Any, Any]:
 @lru_cache(maxsize=KEPT)
 def _fields(metadata: str) -> dict[str, Any]:
     found = json.loads(metadata)
-    return found if isinstance(found, dict) else {}
+    return {name: value for name, value in found.items() if name != READER} if isinstance(found, dict) else {}
