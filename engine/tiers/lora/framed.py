@@ -48,14 +48,14 @@ class Framed:
         for _ in range(count):
             one = self.pools.stranger(draw)
             if one:
-                found.append(Question(phrasings.some_study(draw, one)))
+                found.append(Question(phrasings.some_study(draw, one)[1]))
         missing = count - len(found)
         return [*found, *(self.studied.unknown(draw, notes, missing) if missing else ())]
 
     def scenes(self, draw: random.Random, notes: Sequence[Note], count: int) -> Sequence[Scene]:
         from_study = self.studied.scenes(draw, notes, round(count * STUDIED_SHARE) if self.pools.models else count)
-        found = [self._scene(draw) for _ in range(count - len(from_study))] if self.pools.models else []
-        both = [*from_study, *(one for one in found if one)]
+        found = [self.scene(draw) for _ in range(count - len(from_study))] if self.pools.models else []
+        both = [*from_study, *(one[0] for one in found if one)]
         draw.shuffle(both)
         return both
 
@@ -70,7 +70,7 @@ class Framed:
                 beside = self.pools.several(draw, draw.randint(0, BESIDES))
                 beside.insert(draw.randint(0, len(beside)), other)
                 found.append(
-                    Scene(_notes(beside), Question(phrasings.some_study(draw, other, self.fit), None, other.value))
+                    Scene(_notes(beside), Question(phrasings.some_study(draw, other, self.fit)[1], None, other.value))
                 )
         return [*found, *self.studied.conflicts(draw, rest, count - len(found) if rest else 0)]
 
@@ -87,7 +87,8 @@ class Framed:
         note = question.note
         return (*self.studied.study(note), *self.studied.probes(note)) if note is not None else ()
 
-    def _scene(self, draw: random.Random) -> Scene | None:
+    def scene(self, draw: random.Random) -> tuple[Scene, str] | None:
+        """A question over other statements, and the phrasing that it has."""
         told = self.pools.several(draw, draw.randint(1, MOST_TOLD))
         if not told:
             return None
@@ -98,15 +99,13 @@ class Framed:
             if later:
                 told.insert(draw.randint(told.index(changed) + 1, len(told)), later)
                 holds[later.key] = later
-        asked: Statement | None = draw.choice(list(holds.values()))
-        right: str | None = asked.value if asked else None
+        asked = draw.choice(list(holds.values()))
         if draw.random() < UNSAID_SHARE:
-            asked, right = self.pools.other(draw, sort_of(draw.choice(told)) if draw.random() < 0.5 else None), None
-            if asked is not None and asked.key in holds:
-                asked, right = holds[asked.key], holds[asked.key].value
-        if asked is None:
-            return None
-        return Scene(_notes(told), Question(phrasings.some_study(draw, asked, self.fit), None, right))
+            sort = sort_of(draw.choice(told)) if draw.random() < 0.5 else None
+            asked = self.pools.other(draw, sort) or asked
+        said = holds.get(asked.key)
+        form, text = phrasings.some_study(draw, asked, self.fit)
+        return Scene(_notes(told), Question(text, None, said.value if said else None)), form
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.errors import Invalid
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 MOST_STATEMENTS = 4  # of a note that are asked about: a longer one is mostly asked by its first ones
 MOST_KEYS = 2_000  # of a sweep
-UNDERSTOOD = 0.9  # of the statements that a phrasing is tried with, answered rightly: the model understands it
+TRIED_SCENES = 20  # for each phrasing
+UNDERSTOOD = 0.85  # of the statements that a phrasing is tried with, answered rightly: the model understands it
 Kept = tuple[tuple[Question, ...], tuple[Question, ...]]  # to train with, and held out
 
 
@@ -54,7 +56,7 @@ def questions_for(
     beside = [one for note in others for one in statements(note.text)[:MOST_STATEMENTS]]
     made = yield from making(loaded, given, beside, random.Random(seed), fit)
     values = [one.value for one in given]
-    return Framed(
+    framed = Framed(
         {id: some for id, some in told.items() if id in kept},
         kept,
         made,
@@ -63,6 +65,7 @@ def questions_for(
         rivals_among(values),
         tuple(note.id for note in notes if note.id not in asked),
     )
+    return replace(framed, fit=(yield from _fit(loaded, framed, random.Random(seed))))
 
 
 def sweep_for(loaded: Loaded, notes: Sequence[Note], names: Sequence[str] = ()) -> Sweep:
@@ -124,7 +127,23 @@ def _kept(
         if told_so and note is not None and not says(before.text, right, question.text):
             found.setdefault(note.id, ([], []))[held].append(question)
     kept = {id: (tuple(study), tuple(held)) for id, (study, held) in found.items() if study and held}
-    return kept, frozenset(form for form, right in understood.items() if sum(right) >= UNDERSTOOD * len(right))
+    return kept, frozenset(understood) - _misunderstood(understood)
+
+
+def _misunderstood(tried: dict[str, list[bool]]) -> frozenset[str]:
+    return frozenset(form for form, right in tried.items() if sum(right) < UNDERSTOOD * len(right))
+
+
+def _fit(loaded: Loaded, framed: Framed, draw: random.Random) -> Generator[Stage, None, frozenset[str]]:
+    """The phrasings that the model understands over other contexts too."""
+    scenes = [framed.scene(draw) for _ in range(TRIED_SCENES * len(framed.fit))]
+    tried = [one for one in scenes if one and one[0].question.right is not None]
+    prompts = [prompt_ids(loaded, scene.question.text, scene.notes) for scene, _ in tried]
+    said = yield from asking(loaded, prompts, answer_tokens=ANSWER_TOKENS, message="trying the phrasings")
+    understood: dict[str, list[bool]] = {}
+    for (scene, form), answer in zip(tried, said, strict=True):
+        understood.setdefault(form, []).append(framed.agrees(scene.question, answer.text))
+    return framed.fit - _misunderstood(understood)
 
 
 def _studied(loaded: Loaded, notes: Sequence[Note], others: Sequence[Note]) -> Generator[Stage, None, SelfStudy]:

@@ -157,10 +157,10 @@ def _in_scene(loaded: Loaded, kind: str, scene: Scene, *, pinned: bool) -> _Aske
 
 
 def _holds(questions: Questions, asked: _Asked, said: Said) -> bool:
-    """Whether an answer is taught: what is about memories must be right, what holds the model still need not be."""
+    """Whether an answer is taught: it must be right where that is known. A model is not held to its mistakes."""
     if asked.kind in (MEMORY, BESIDE):
         return not questions.refuses(said.text) and questions.agrees(asked.question, said.text)
-    return True
+    return asked.question.right is None or questions.agrees(asked.question, said.text)
 
 
 def _targets(

@@ -59,10 +59,10 @@ def held_out(one: Statement) -> list[tuple[str, str]]:
     return _asked(one, ATTRIBUTE_HELD, THING_HELD, PLACED_HELD, CLAUSE_HELD)
 
 
-def some_study(draw: random.Random, one: Statement, fit: frozenset[str] = frozenset()) -> str:
-    """A phrasing to train with, one of those made from `fit` if there is one."""
+def some_study(draw: random.Random, one: Statement, fit: frozenset[str] = frozenset()) -> tuple[str, str]:
+    """A phrasing to train with and what it is made from, one of `fit` if there is one."""
     every = study(one)
-    return draw.choice([text for form, text in every if form in fit] or [text for _, text in every])
+    return draw.choice([each for each in every if each[0] in fit] or every)
 
 
 def _asked(one: Statement, attribute: tuple[str, ...], *others: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -161,7 +161,7 @@ def _read(
     loaded: Loaded, told: Sequence[Statement], draw: random.Random, fit: frozenset[str]
 ) -> Generator[Stage, None, list[bool]]:
     """Whether the model reads each statement's value out of it."""
-    asked = [(one, phrasings.some_study(draw, one, fit)) for one in told]
+    asked = [(one, phrasings.some_study(draw, one, fit)[1]) for one in told]
     prompts = [prompt_ids(loaded, text, (Note("told", 1, one.text),)) for one, text in asked]
     said = yield from asking(loaded, prompts, message="trying other words")
     return [
