@@ -82,13 +82,15 @@ class Kind:
 
 
 class Working:
-    """The work of one store."""
+    """The work of one store; with `beside`, other kinds of it that another thread does meanwhile."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, beside: Working | None = None) -> None:
         self._parts = parts
         self.kinds: dict[str, Kind] = {}
-        self._lock = threading.Lock()
-        self._running: dict[str, Task] = {}
+        self._threads: list[Working] = [] if beside is None else beside._threads
+        self._threads.append(self)
+        self._lock = threading.Lock() if beside is None else beside._lock
+        self._running: dict[str, Task] = {} if beside is None else beside._running
         self._put_off: dict[str, float] = {}
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -249,7 +251,7 @@ class Working:
             (
                 row
                 for row in self._rows((WorkState.WAITING,))
-                if self._put_off.get(row.id, 0.0) <= now and self._waits(row) is None
+                if row.what in self.kinds and self._put_off.get(row.id, 0.0) <= now and self._waits(row) is None
             ),
             None,
         )
@@ -265,7 +267,7 @@ class Working:
         return True
 
     def _waits(self, row: WorkRow) -> str | None:
-        kind = self.kinds.get(row.what)
+        kind = next((working.kinds[row.what] for working in self._threads if row.what in working.kinds), None)
         return "nothing here does such work" if kind is None else kind.waits()
 
     def _begun(self, row: WorkRow) -> Task | None:
