@@ -60,6 +60,8 @@ def report(made: MemoryReport) -> dict[str, Any]:
         "prompt_tokens": made.prompt_tokens,
         "reused_tokens": made.reused_tokens,
         "recomputed_tokens": made.recomputed_tokens,
+        "saved_tokens": made.saved_tokens,
+        "adapter": made.adapter,
         "left_out_turns": made.left_out_turns,
         "left_out_memories": made.left_out_memories,
         "remarks": list(made.remarks),
@@ -97,6 +99,7 @@ def tier_row(row: TierRow) -> dict[str, Any]:
         "uses": row.uses,
         "divergence": row.divergence,
         "created_at": when(row.created_at),
+        "sources": [{"id": id, "version": version} for id, version in row.sources],
     }
 
 

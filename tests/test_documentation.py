@@ -47,6 +47,7 @@ NEEDS_MORE = {  # what a shown command needs that a test does not have
     "serve": "runs until somebody ends it",
     "encrypt --keyring": "the platform's keyring",
     "chat": "a model from the network",
+    "tier move": "a model from the network",
 }
 
 

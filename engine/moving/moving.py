@@ -175,7 +175,9 @@ class Moving:
             else:
                 outcome.skipped[memory.id] = NOT_LEARNED if serves else f"the adapter was refused: {why}"
         if not serves:
-            outcome.remarks.append(f"version {made.version} does not serve; what served before still does")
+            before = self._serving(made.cube)
+            still = f"version {before.version} still does" if before is not None else "its memories are read as before"
+            outcome.remarks.append(f"version {made.version} does not serve; {still}")
 
     def _serving(self, cube: str) -> AdapterRow | None:
         with self._parts.vault.reading() as connection:

@@ -17,6 +17,7 @@ from memos_mcp.commands.session import DONE, Session, Usage
 from memos_mcp.commands.tiers import bytes_in_words, memories_in_words
 
 HEADINGS = ("cube", "version", "state", "knows", "missed", "made", "size", "rank", "since", "")
+STATES = {"serving": "serves", "resting": "rests", "failed": "was refused", "gone": "is gone"}
 PROBES = ("memory", "question", "before", "after", "")
 TEXTS = ("confidence", "source", "kept as", "text")
 
@@ -74,10 +75,10 @@ def _memories(row: dict[str, Any]) -> list[Sequence[object]]:
 
 def about(row: dict[str, Any]) -> str:
     """A version of an adapter in one line."""
-    known = f"knows {len(row['known'])} of {memories_in_words(len(row['sources']))}"
-    took = f", {row['seconds']:,.0f} s" if row["seconds"] else ""
+    known = f"it knows {len(row['known'])} of {memories_in_words(len(row['sources']))}"
+    took = f", {row['seconds']:,.0f} s of training" if row["seconds"] else ""
     size = bytes_in_words(row["bytes"])
-    return f"adapter of {row['cube']}, version {row['version']}: {row['state']}, {known}, {size}{took}"
+    return f"version {row['version']} of the adapter of {row['cube']} {STATES[row['state']]}: {known}; {size}{took}"
 
 
 def judged_in_words(row: dict[str, Any]) -> list[str]:

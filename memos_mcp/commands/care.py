@@ -18,6 +18,8 @@ NOT_RUNNING: dict[str, Any] = {
     "counts": None,
     "embedder": None,
     "degraded": None,
+    "adapters": None,
+    "work": None,
 }
 
 

@@ -145,6 +145,8 @@ def cost(event: Event) -> str:
     parts.append(f"{event['reused_tokens']:,} of {event['prompt_tokens']:,} prompt tokens reused")
     if event["recomputed_tokens"]:
         parts.append(f"{event['recomputed_tokens']:,} recomputed")
+    if event["saved_tokens"]:
+        parts.append(f"{event['saved_tokens']:,} not needed: the adapter knows them")
     if event["left_out_turns"]:
         parts.append(f"{event['left_out_turns']:,} oldest turns left out")
     if event["left_out_memories"]:

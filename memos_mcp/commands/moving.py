@@ -49,7 +49,9 @@ def _tell_of_move(session: Session, done: dict[str, Any], *, rehearsal: bool) ->
         screen.line(f"{many} in {done['to']}" if done["moved"] else f"nothing was moved to {done['to']}")
     if done["adapter"] is not None:
         screen.line(about(done["adapter"]))
-    if done["skipped"]:
+    if done["skipped"] and len({row["why"] for row in done["skipped"]}) == 1 and not done["moved"]:
+        screen.remark(f"skipped {memories_in_words(len(done['skipped']))}: {done['skipped'][0]['why']}")
+    elif done["skipped"]:
         screen.table(("skipped", "why"), [(row["id"], row["why"]) for row in done["skipped"]])
     for remark in done["remarks"]:
         screen.remark(remark)

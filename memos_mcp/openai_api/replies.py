@@ -77,6 +77,8 @@ def memory(report: MemoryReport) -> dict[str, Any]:
         "prompt_tokens": report.prompt_tokens,
         "reused_tokens": report.reused_tokens,
         "recomputed_tokens": report.recomputed_tokens,
+        "saved_tokens": report.saved_tokens,
+        "adapter": report.adapter,
         "left_out_turns": report.left_out_turns,
         "left_out_memories": report.left_out_memories,
         "forms": {used.id: used.form.value for used in report.used},

@@ -124,4 +124,5 @@ def row_of(entry: Entry, info: ModelInfo | None) -> TierRow:
         uses=entry.uses,
         divergence=entry.known_divergence,
         created_at=entry.created_at,
+        sources=entry.sources,
     )
