@@ -20,6 +20,8 @@ from engine.answering.answering import Answering
 from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
 from engine.cube_operations import FuseCubes, FusedCubes
 from engine.distilling.distilling import Distilling
+from engine.distilling.fusing import FUSE, kind_of_work
+from engine.distilling.rebuilding import rebuilding
 from engine.embeddings import Embeddings
 from engine.erasing import note_pending
 from engine.errors import Cancelled, MemosError
@@ -28,6 +30,7 @@ from engine.facade.files import Files
 from engine.facade.governance import Governance
 from engine.facade.in_time import InTime
 from engine.facade.reading import Reading
+from engine.facade.scheduler import Scheduler
 from engine.facade.tiers import Tiers
 from engine.indexer import Indexes
 from engine.moving import Moving
@@ -47,9 +50,12 @@ from engine.operations import (
     silent,
 )
 from engine.parts import Parts, answered
+from engine.scheduling import Scheduling
+from engine.scheduling.training import Trainings
 from engine.settings import Settings
 from engine.store.withdrawing import take_off
 from engine.vault import Change, MemVault, Transaction, restore_backup
+from engine.vault.work import REBUILD
 from engine.watcher import Watcher
 
 FILL_AGAIN_S = 0.5  # vectors that waited for files to settle are looked for again after this
@@ -58,7 +64,7 @@ log = logging.getLogger(__name__)
 __all__ = ["MemOS", "restore_backup"]
 
 
-class MemOS(Tiers, Governance, InTime, Reading, Files):
+class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
     """An open store. Use it as a context manager, or call `close`."""
 
     def __init__(self, parts: Parts, announce: Callable[[str], None] = log.warning) -> None:
@@ -66,8 +72,12 @@ class MemOS(Tiers, Governance, InTime, Reading, Files):
         self._recalling = recalling.Recalling(parts)
         self._answering = Answering(parts, self._recalling, announce)
         self._distilling = Distilling(parts, self._answering)
-        self._adapters = Adapters(parts, self._answering, self._distilling)
+        self._distilling.working.kinds[REBUILD] = rebuilding(parts, self._answering)
+        self._distilling.working.kinds[FUSE] = kind_of_work(parts, self._answering, self._distilling)
+        self._adapters = Adapters(parts, self._answering)
         self._moving = Moving(parts, self._answering, self._distilling)
+        self._scheduling = Scheduling(parts, self._answering, Trainings(parts, self._answering, self._distilling))
+        self._recalling.when_used = self._scheduling.used
         self._forgetting = forgetting.Forgetting(parts, self._recalling, take_off)
         self._listeners: dict[object, Listener] = {}
         self._events = Events(parts.vault)
@@ -125,6 +135,7 @@ class MemOS(Tiers, Governance, InTime, Reading, Files):
         self._stopping.set()
         self._work.set()
         self._background.join()
+        self._scheduling.close()
         self._distilling.close()  # before the model goes
         self._answering.close()
         try:
@@ -198,7 +209,7 @@ class MemOS(Tiers, Governance, InTime, Reading, Files):
         self._recalling.write_uses()
         self._forgetting.finish()
         upkeep.expire(self._parts)
-        upkeep.decay(self._parts)
+        self._scheduling.sweep()
         timeline.retain(self._parts)
         self._answering.sweep()
         self._watcher.start()
@@ -218,6 +229,7 @@ class MemOS(Tiers, Governance, InTime, Reading, Files):
     def _committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
         self._answering.committed(changes, transaction)  # first: whatever else fails, nothing outdated is used
         self._distilling.committed(changes, transaction)
+        self._scheduling.committed(changes, transaction)
         self._parts.indexes.apply(changes, transaction)
         for event in self._events.of(changes, transaction):
             for listener in list(self._listeners.values()):

@@ -8,10 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from engine.distilling import comparing, fusing, recovering
 from engine.facade.wiring import Wired
 from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow
 from engine.operations import Caller, Progress, silent
-from engine.tier_operations import AdapterView, Distil, Move, Moved, WorkView
+from engine.tier_operations import (
+    AdapterView,
+    Distil,
+    FuseAdapters,
+    FusedAdapter,
+    Move,
+    Moved,
+    Probed,
+    Recovered,
+    WorkView,
+)
 
 
 class Tiers(Wired):
@@ -67,6 +78,39 @@ class Tiers(Wired):
     def export_adapter(self, cube: str, version: int, folder: Path, caller: Caller) -> Path:
         """Write a version (0: the one that serves) as a folder that PEFT loads. See `engine.moving.adapters`."""
         return self._adapters.export(cube, version, folder, caller)
+
+    def fuse_adapters(self, request: FuseAdapters, caller: Caller, progress: Progress = silent) -> FusedAdapter:
+        """Make one adapter of several. See `engine.distilling.fusing`."""
+        return fusing.fuse_adapters(self._parts, self._answering, self._distilling, request, caller, progress)
+
+    def compare_adapters(
+        self, cube: str, a: int, b: int, caller: Caller, progress: Progress = silent
+    ) -> tuple[Probed, ...]:
+        """Ask two versions (0: the base model) the same. See `engine.distilling.comparing`."""
+        return comparing.compare_adapters(self._parts, self._answering, cube, a, b, caller, progress)
+
+    def probe_adapter(
+        self, cube: str, version: int, ids: Sequence[str], caller: Caller, progress: Progress = silent
+    ) -> tuple[Probed, ...]:
+        """Ask a version (0: the one that serves) and the base, closed book. See `engine.distilling.comparing`."""
+        return comparing.probe_adapter(self._parts, self._answering, cube, version, ids, caller, progress)
+
+    def recover_texts(
+        self,
+        cube: str,
+        version: int,
+        caller: Caller,
+        progress: Progress = silent,
+        *,
+        keep: bool = False,
+        into: str | None = None,
+    ) -> tuple[Recovered, ...]:
+        """What a version (0: the one that serves) asserts, in words. See `engine.distilling.recovering`."""
+        found = recovering.recover_texts(
+            self._parts, self._answering, cube, version, caller, progress, keep=keep, into=into
+        )
+        self._work.set()  # what was kept is to be embedded
+        return found
 
     # --- moves and work ----------------------------------------------------------------------------------------
 

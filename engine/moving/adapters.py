@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cubes import Action, Memory
 from engine.answering.answering import Answering
-from engine.distilling.distilling import Distilling
-from engine.errors import NotFound
+from engine.distilling.comparing import judge_adapter
+from engine.distilling.opening import version_of
 from engine.governance.access import require
 from engine.operations import Caller, InTier, Progress
 from engine.parts import Parts, readable_cubes, visible
@@ -26,8 +26,8 @@ from engine.vault.artifacts import artifacts_with
 class Adapters:
     """The adapters of one store, as callers meet them."""
 
-    def __init__(self, parts: Parts, answering: Answering, distilling: Distilling) -> None:
-        self._parts, self._answering, self._distilling = parts, answering, distilling
+    def __init__(self, parts: Parts, answering: Answering) -> None:
+        self._parts, self._answering = parts, answering
 
     def views(self, cube: str | None, caller: Caller) -> tuple[AdapterView, ...]:
         """The versions of a cube's adapter, or of all cubes that the caller may read, oldest first.
@@ -55,10 +55,7 @@ class Adapters:
             NotAllowed: the caller may see it, but not do this.
         """
         self._may(cube, caller, action)
-        row = self._answering.adapters.row(cube, version)
-        if not self._sees(row, caller):
-            raise NotFound(f"cube {cube!r} has no adapter version {version} that you may see")
-        return row
+        return version_of(self._parts, self._answering.adapters, cube, version, caller)
 
     def tiers_of(self, memory: Memory, caller: Caller) -> tuple[InTier, ...]:
         """In which deeper tiers a memory that the caller was given is; what others share with it must be seen, too."""
@@ -99,7 +96,7 @@ class Adapters:
             return None
         row = self.row(cube, version, caller, Action.WRITE)
         if judged_of(row.header) is None:
-            self._distilling.judge(row, caller, progress)
+            judge_adapter(self._parts, self._answering, row, caller, progress)
         now = store.activate(cube, row.version, caller, reason)
         return None if now is None else view_of(now, self._answering.fingerprint)
 
