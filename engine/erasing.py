@@ -21,13 +21,13 @@ from engine.operations import AdapterGone, ForgetResult, Forgotten, Mode, Receip
 from engine.parts import Parts, may, memory_key
 from engine.text.claims import normal_form
 from engine.text.words import stems
-from engine.tier_operations import AdapterState, WorkState
+from engine.tier_operations import AdapterState
 from engine.vault import Transaction, queries
 from engine.vault.adapters import KIND as ADAPTER
 from engine.vault.adapters import adapters_of
 from engine.vault.artifacts import CONVERSATION, ArtifactRow, outdated_artifacts
 from engine.vault.rows import Record
-from engine.vault.work import REBUILD, all_work, ask_for
+from engine.vault.work import REBUILD, ask_for
 
 ERASED = "[erased]"
 TELLING_STEMS = 2  # a reason that shares so many words with what is erased tells some of it
@@ -196,16 +196,14 @@ class Erasure:
 
     def _ask_rebuilding(self, derived: Sequence[ArtifactRow], receipt: str) -> None:
         """Ask for the KV of pinned blocks that go with one of their memories to be built again of the others."""
-        blocks = {
-            row.cube
-            for row in derived
-            if row.kind == KV and row.cube != CONVERSATION and any(id not in self.gone for id, _ in row.sources)
-        }
-        waiting = {
-            row.cube for row in all_work(self.transaction.connection, (WorkState.WAITING,)) if row.what == REBUILD
-        }
-        for cube in sorted(blocks - waiting):
-            header = {"reason": f"a memory of its pinned block was erased: receipt {receipt}", "receipt": receipt}
+        blocks: dict[str, dict[str, None]] = {}
+        for row in derived:
+            left = [id for id, _ in row.sources if id not in self.gone]
+            if row.kind == KV and row.cube != CONVERSATION and left:
+                blocks.setdefault(row.cube, {}).update(dict.fromkeys(left))
+        for cube, ids in sorted(blocks.items()):
+            reason = f"a memory beside which they were read was erased (receipt {receipt})"
+            header = {"ids": list(ids), "reason": reason, "receipt": receipt}
             ask_for(self.transaction, self.parts.ids.new("w"), cube, REBUILD, header)
 
     def _texts(self) -> list[str]:

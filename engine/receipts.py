@@ -32,6 +32,7 @@ from engine.settings import Settings
 from engine.vault import Transaction, queries
 from engine.vault.audit import AuditRow
 from engine.vault.connection import Connection
+from engine.vault.work import all_work
 
 FORMAT: Literal["memos-erasure-receipt/1"] = "memos-erasure-receipt/1"
 DOMAIN = b"memos-erasure-receipt/1\n"  # before what is signed: a signature of a bundle never fits a receipt
@@ -308,6 +309,15 @@ def fetch_all(parts: Parts, caller: Caller) -> tuple[Receipt, ...]:
         else draft_of(row, parts.vault.store_id).receipt
         for row in rows
     )
+
+
+def follow_ups(parts: Parts, id: str) -> frozenset[str]:
+    """The ids of the work that an erasure asked for: adapters trained anew, and KV built anew, without it."""
+    with parts.vault.reading() as connection:
+        rows = [row for row in queries.audited(connection, ERASE) if row.detail.get("receipt") == id]
+        adapters = {artifact for row in rows for artifact in row.detail.get("adapters", ())}
+        work = all_work(connection)
+    return frozenset(row.id for row in work if row.header.get("receipt") == id or row.header.get("instead") in adapters)
 
 
 def verified(parts: Parts, raw: bytes) -> VerifiedReceipt:

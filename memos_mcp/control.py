@@ -170,7 +170,7 @@ def take_in(memos: MemOS, call: Call) -> object:
 
 OF_CUBES = (
     *("cube", "diff", "delete_cube", "pack", "install", "publish", "shelf"),
-    *("mount", "unmount", "mounts", "audit", "verify_audit"),
+    *("mount", "unmount", "mounts", "audit", "verify_audit", "receipts", "receipt"),
 )
 OF_TIERS = (
     *("move", "train", "adapters", "activate_adapter", "drop_adapter", "export_adapter", "compare_adapters"),

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from cubes import Sensitivity
 from engine.cube_operations import Install, Pack, Publish
 from engine.operations import Caller
-from memos_mcp import render_cubes
+from memos_mcp import render, render_cubes
 from memos_mcp.wire import Arguments, CubeName, Name, PathText, Query, Reason, SnapshotName, Whole, parse, unique
 
 if TYPE_CHECKING:
@@ -109,6 +109,10 @@ class MountArguments(Arguments):
 
 class UnmountArguments(Arguments):
     cube: PathText  # a cube's name, or the absolute path of what is mounted
+
+
+class ReceiptArguments(Arguments):
+    id: Name
 
 
 class AuditArguments(Arguments):
@@ -226,6 +230,20 @@ def verify_audit(memos: MemOS, asked: Asked) -> object:
     return {"problems": list(memos.verify_audit(asked.caller))}
 
 
+def receipts(memos: MemOS, asked: Asked) -> object:
+    return {"receipts": [render.receipt(row) for row in memos.receipts(asked.caller)]}
+
+
+def receipt(memos: MemOS, asked: Asked) -> object:
+    id = parse(ReceiptArguments, asked.params).id
+    since = [
+        {"id": row.id, "what": row.what, "cube": row.cube, "state": row.state.value, "reason": row.reason}
+        | {"told": row.told}
+        for row in memos.after_erasing(id, asked.caller)
+    ]
+    return {"receipt": render.receipt(memos.receipt(id, asked.caller)), "since": since}
+
+
 METHODS: dict[str, Callable[[MemOS, Asked], object]] = {
     "cube": cube,
     "diff": diff,
@@ -239,4 +257,6 @@ METHODS: dict[str, Callable[[MemOS, Asked], object]] = {
     "mounts": mounts,
     "audit": audit,
     "verify_audit": verify_audit,
+    "receipts": receipts,
+    "receipt": receipt,
 }

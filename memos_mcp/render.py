@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cubes import Governance, Memory
+from engine import receipts
 from engine.operations import EngineStatus, MemoryView, Receipt, Recollection, Version
 from engine.provenance import Traced
 
@@ -147,16 +148,8 @@ def version(row: Version) -> dict[str, Any]:
 
 
 def receipt(proof: Receipt) -> dict[str, Any]:
-    """The proof of an erasure; it holds no content."""
-    return {
-        "id": proof.id,
-        "at": when(proof.at),
-        "erased": list(proof.erased),
-        "digests": list(proof.digests),
-        "removed": dict(proof.removed),
-        "out_of_reach": list(proof.out_of_reach),
-        "audit_seq": proof.audit_seq,
-    }
+    """The proof of an erasure, as it was signed; it holds no content."""
+    return receipts.plain(proof)
 
 
 def status(engine: EngineStatus) -> dict[str, Any]:

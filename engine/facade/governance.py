@@ -10,6 +10,7 @@ from engine import governing, receipts
 from engine.cube_operations import AuditEntry, Govern, SetCube, Share
 from engine.facade.wiring import Wired
 from engine.operations import Caller, Receipt, VerifiedReceipt
+from engine.tier_operations import WorkView
 
 
 class Governance(Wired):
@@ -44,6 +45,12 @@ class Governance(Wired):
     def receipts(self, caller: Caller) -> tuple[Receipt, ...]:
         """The receipt of every erasure, the last one last. See `engine.receipts`."""
         return receipts.fetch_all(self._parts, caller)
+
+    def after_erasing(self, id: str, caller: Caller) -> tuple[WorkView, ...]:
+        """The work that the erasure with this receipt asked for, and what became of it. Raises as `receipt`."""
+        receipts.fetch(self._parts, id, caller)
+        asked = receipts.follow_ups(self._parts, id)
+        return tuple(view for view in self._distilling.work(caller) if view.id in asked)
 
     def verify_receipt(self, raw: bytes) -> VerifiedReceipt:
         """Whose signature a receipt has, and whether it is in this store's audit log. See `engine.receipts`."""

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from memos_mcp.commands.command import Command
-from memos_mcp.commands.cube_arguments import AUDIT, CUBE, GOVERN, MOUNTING, SENSITIVITIES
+from memos_mcp.commands.cube_arguments import AUDIT, CUBE, GOVERN, MOUNTING, RECEIPT, SENSITIVITIES
 from memos_mcp.commands.model_arguments import CHAT
 from memos_mcp.commands.tier_arguments import TIER
 from memos_mcp.version import VERSION
@@ -264,6 +264,7 @@ COMMANDS = (
     CUBE,
     *MOUNTING,
     AUDIT,
+    RECEIPT,
     Command("import", "take in memories from files of this and other programs", "importing:take_in", _import),
     Command("export", "write out every memory with its whole header", "files:write_out", _export),
     Command("backup", "write a copy of the whole store to a file", "files:backup", _backup),

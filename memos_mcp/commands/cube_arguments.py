@@ -225,6 +225,14 @@ def _audit_show(p: argparse.ArgumentParser) -> None:
     p.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (default 100)")
 
 
+def _receipt_id(p: argparse.ArgumentParser) -> None:
+    p.add_argument("id", metavar="RECEIPT", help="its id, as forget and `receipt list` show it")
+
+
+def _receipt_file(p: argparse.ArgumentParser) -> None:
+    p.add_argument("file", metavar="FILE", help="its JSON, or the whole answer of forget --json; - is standard input")
+
+
 KEY = Command(
     "key",
     "make and manage the keys that bundles are signed with",
@@ -287,5 +295,15 @@ AUDIT = Command(
     parts=(
         Command("verify", "check the log's chain, of the store or of a copy", "governing:verify", _audit_verify),
         Command("show", "show the log, newest last", "governing:show", _audit_show),
+    ),
+)
+
+RECEIPT = Command(
+    "receipt",
+    "look at, and verify, the proofs of what was erased",
+    parts=(
+        Command("list", "list every receipt", "receipts:show_all"),
+        Command("show", "show what an erasure reached, and what was done since", "receipts:show", _receipt_id),
+        Command("verify", "check the signature of a receipt in a file", "receipts:verify", _receipt_file),
     ),
 )

@@ -123,7 +123,7 @@ def _show_forgotten(session: Session, result: dict[str, Any]) -> None:
     elif not result["not_found"]:
         screen.remark("nothing matches; nothing was changed")
     if receipt := result["receipt"]:
-        screen.line(f"receipt {receipt['id']}")
+        screen.line(f"receipt {receipt['id']}: memos-mcp receipt show {receipt['id']}")
         for path in receipt["out_of_reach"]:
             screen.remark(f"a copy may remain in {path}: delete it yourself")
 

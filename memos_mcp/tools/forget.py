@@ -116,9 +116,16 @@ def _cut(content: str) -> str:
 
 def _proof(proof: Result) -> str:
     removed = ", ".join(f"{count} {what}" for what, count in proof["removed"].items())
-    line = f"Receipt {proof['id']}: {removed or 'nothing else held it'}."
+    signed = "signed" if proof["signature"] else "not signed"
+    line = f"Receipt {proof['id']} ({signed}): {removed or 'nothing else held it'}."
+    if served := [f"{gone['cube']} {gone['version']}" for gone in proof["lora"] if gone["served"]]:
+        line += f" Out of service, and trained anew without it: adapter {', '.join(served)}."
+    if proof["withdrawn"]:
+        line += f" Bundles taken off shelves: {', '.join(proof['withdrawn'])}."
     if proof["out_of_reach"]:
         line += f" Copies out of reach, to be deleted by hand: {', '.join(proof['out_of_reach'])}."
+    if proof["withheld"]:
+        line += f" Of {plural(proof['withheld'], 'other copy')} the owner of the store is told."
     return line
 
 
