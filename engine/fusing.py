@@ -7,7 +7,7 @@ date, name or negation) the newest wins, and the difference is listed. Nothing i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -45,8 +45,14 @@ MAX_SEARCH_CHARS = 2_000
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
-def fuse(parts: Parts, request: Fuse, caller: Caller, progress: Progress) -> Fused:
-    """Fuse memories, or propose groups of them.
+def fuse(
+    parts: Parts,
+    request: Fuse,
+    caller: Caller,
+    progress: Progress,
+    also: Callable[[Transaction, Fused], None] = lambda transaction, fused: None,
+) -> Fused:
+    """Fuse memories, or propose groups of them. `also` is done in the same transaction.
 
     Raises:
         Invalid: neither ids nor a cube, too few or too many ids, parents of several cubes.
@@ -76,7 +82,9 @@ def fuse(parts: Parts, request: Fuse, caller: Caller, progress: Progress) -> Fus
         now = _union(records) if request.content is None else replace(plan, content=request.content)
         # A parent that changed since the plan was made changes what is written; its vectors then come later.
         vectors = embedded if now.content == plan.content else {}
-        return _store(parts, transaction, records, now, vectors), ids
+        fused = _store(parts, transaction, records, now, vectors)
+        also(transaction, fused)
+        return fused, ids
 
     return once(parts, caller, request, job, _dump, _load)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -35,6 +35,7 @@ from engine.operations import (
 from engine.parts import Parts, readable_cubes, shown
 from engine.reader.checks import check_text
 from engine.recall import Candidate, Ranking, fit, meaning, rank
+from engine.scheduler.heat import Event
 from engine.vault import Transaction, past, queries
 from engine.vault.connection import Connection
 from engine.vault.rows import Record
@@ -43,6 +44,8 @@ MAX_LIMIT = 100
 PAST_INDEXES_KEPT = 4  # indexes of past moments, kept for the next question about the same one
 USES_KEPT = 256  # uses written to the vault together
 FEW_MATCHES = 5  # the ranking is asked for some more than wanted, in case the vault disagrees
+Told = Callable[[Event, Sequence[str], Caller, NDArray[np.float32] | None], object]
+"""Hears what was used, by whom, and the vector of what was asked."""
 
 
 class Recalling:
@@ -54,9 +57,10 @@ class Recalling:
         self._past_lock = threading.Lock()
         self._uses: dict[str, tuple[int, datetime]] = {}
         self._uses_lock = threading.Lock()
+        self.when_used: Told = lambda event, ids, caller, vector: None
 
-    def recall(self, request: Recall, caller: Caller, *, use: bool = True) -> Recalled:
-        """The memories that answer the query best.
+    def recall(self, request: Recall, caller: Caller, *, use: bool = True, event: Event = Event.FOUND) -> Recalled:
+        """The memories that answer the query best; `event` is what happens to them by it.
 
         Raises:
             Invalid, TooLarge: a bound was passed.
@@ -76,6 +80,7 @@ class Recalling:
         kept = fit(found, request.limit, request.max_tokens)
         if use and request.as_of is None:
             self._note([item.memory for item in kept.memories], now)
+            self.when_used(event, [item.memory.id for item in kept.memories], caller, vector)
         reasons = [reason for reason in (lacks_vectors, *lacking) if reason]
         return Recalled(
             memories=kept.memories,

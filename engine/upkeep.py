@@ -65,6 +65,13 @@ def decay(parts: Parts) -> int:
     return sum(_decay(parts, cube) for cube in decaying if _faded(parts, cube))
 
 
+def fading(parts: Parts) -> Iterator[tuple[MemCube, list[str], float]]:
+    """What `decay` would archive now: the cube, ids that go together, and the days of its policy."""
+    for cube in parts.vault.cubes():
+        if cube.policy.decay_days is not None and cube.mounted is None:
+            yield from ((cube, ids, cube.policy.decay_days) for ids in _faded(parts, cube))
+
+
 def _faded(parts: Parts, cube: MemCube) -> list[list[str]]:
     with parts.vault.reading() as connection:
         return _unused(Transaction(connection, parts.vault.head, parts.clock.now(), SYSTEM), cube)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cubes import Action
+from cubes import Action, Memory
 from engine.answering.checks import check
 from engine.answering.gathering import Gathering
 from engine.errors import Busy, Invalid, MemosError, NotAllowed, Unavailable
@@ -50,6 +50,7 @@ class Answering:
         self._local: LocalModel | None = None
         self._closed = False
         self._remote: RemoteModel | None = None
+        self.when_built: Callable[[Sequence[Memory]], None] = lambda memories: None  # caches of these, in the background
 
     # --- the model -----------------------------------------------------------------------------------------------
 
@@ -137,6 +138,13 @@ class Answering:
                 raise Unavailable("the store is being closed: ask again in a moment")
             if self._local is None:
                 self._local = LocalModel(self._parts, self._gathering, self._announce)
+                self._local.tell_built(lambda memories: self.when_built(memories))
+            return self._local
+
+    @property
+    def at_hand(self) -> LocalModel | None:
+        """The local model, if anything asked for one since the store was opened: looking loads nothing."""
+        with self._lock:
             return self._local
 
     def _remote_model(self, url: str) -> RemoteModel:

@@ -17,6 +17,7 @@ from engine.model_operations import Chat, MemoryUse
 from engine.operations import MAX_QUERY_CHARS, MAX_RECALL_TOKENS, MIN_RECALL_TOKENS, Caller, Recall
 from engine.parts import Parts, readable_cubes
 from engine.recalling import Recalling
+from engine.scheduler.heat import Event
 from engine.vault import queries
 
 MAX_PINNED = 200  # of one cube
@@ -52,7 +53,7 @@ class Gathering:
             return Gathered()
         cubes = readable_cubes(self._parts, use.cubes, caller)
         pinned = [memory for cube in cubes for memory in self.pinned(cube, caller)]
-        found = self._recalling.recall(self._query(request, use, max_tokens), caller)
+        found = self._recalling.recall(self._query(request, use, max_tokens), caller, event=Event.GIVEN)
         known = {memory.id for memory in pinned}
         recalled = [(item.memory, item.score) for item in found.memories if item.memory.id not in known]
         remarks = [found.degraded] if found.degraded else []

@@ -132,6 +132,23 @@ class LocalModel:
         prefix = sum(row.tokens for row in rows if row.form.startswith(PREFIX))
         return replace(built, prefix_tokens=prefix, bytes=sum(row.bytes for row in rows))  # as they are kept
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is there, and can be used at once."""
+        return self.host.state.stage is Stage.READY
+
+    def build_soon(self, memories: Sequence[Memory]) -> bool:
+        """Build KV caches of these when the model has nothing else to do; False: the model is not loaded."""
+        state = self.host.state
+        if state.stage is not Stage.READY:
+            return False
+        self._builder.soon(self.host.runner(state.source), memories)
+        return True
+
+    def tell_built(self, told: Callable[[Sequence[Memory]], None]) -> None:
+        """Have `told` hear of memories whose KV caches were built in the background."""
+        self._builder.when_built = told
+
     def rows(self, cubes: Sequence[MemCube], caller: Caller) -> tuple[TierRow, ...]:
         """What is kept, of these cubes, of what the caller may see."""
         return tuple(

@@ -18,6 +18,7 @@ from engine.governance.access import clearance, header_for, no_memory
 from engine.operations import PAGE_SIZE, Caller, CubeView, EngineStatus, MemoryView, Page
 from engine.parts import may, readable_cubes, seen_in, shown, visible
 from engine.provenance import Traced
+from engine.scheduler.heat import Event
 from engine.vault import Transaction, queries
 
 COMPLETIONS = 100  # values that a completion offers at most
@@ -89,6 +90,7 @@ class Reading(Wired):
                 if edge.relation is not Relation.FOLLOWS and other in there
             ]
             before, behind = queries.neighbours(connection, memory, seen_in(self._parts, memory.cube, caller))
+        self._scheduling.used(Event.OPENED, [id], caller)
         return MemoryView(memory, tuple(derived), self._adapters.tiers_of(memory, caller), before, behind)
 
     def provenance(self, memories: Sequence[Memory], caller: Caller) -> dict[str, Traced]:

@@ -11,6 +11,7 @@ from engine.moving import Moving
 from engine.moving.adapters import Adapters
 from engine.parts import Parts
 from engine.recalling import Recalling
+from engine.scheduling import Scheduling
 from engine.watcher import Watcher
 
 
@@ -23,6 +24,7 @@ class Wired:
     _distilling: Distilling
     _adapters: Adapters
     _moving: Moving
+    _scheduling: Scheduling
     _forgetting: Forgetting
     _watcher: Watcher
     _work: threading.Event  # set: there is something to do in the background

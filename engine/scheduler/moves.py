@@ -39,6 +39,7 @@ class Part(StrEnum):
     KV = "kv"  # building and dropping KV caches
     PRELOAD = "preload"  # into RAM and onto the GPU, and out again
     LORA = "lora"  # training and retiring adapters
+    CONSOLIDATE = "consolidate"  # fusing copies: see `engine.scheduler.consolidate`
 
 
 ALL_PARTS = frozenset(Part)

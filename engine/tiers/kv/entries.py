@@ -86,6 +86,7 @@ class Entry:
     checked: Identity | None = None
     dead: bool = False
     busy: int = 0  # requests that are reading it
+    wanted: bool = False  # the scheduler holds it ready: it leaves RAM last
     waiting: bool = False  # for being written, or being written
     writing: bool = False  # its blob is being written
     reading: threading.Lock = field(default_factory=threading.Lock)

@@ -155,13 +155,13 @@ class Held:
             self.dropped([entry.id])
 
     def trim(self) -> None:
-        """Let go of what is worth least, within the budget of RAM. Called with the lock."""
+        """Let go of what is worth least, what the scheduler holds ready last. Called with the lock."""
         surplus = self.index.ram_bytes - self.settings.kv_ram_bytes
         if surplus <= 0:
             return
         now = self.clock.now()
         free = [entry for entry in self.index if entry.layers is not None and not entry.busy and not entry.waiting]
-        for entry in sorted(free, key=lambda entry: (entry.worth(entry.ram_bytes, now), -entry.start)):
+        for entry in sorted(free, key=lambda entry: (entry.wanted, entry.worth(entry.ram_bytes, now), -entry.start)):
             if surplus <= 0:
                 return
             surplus -= entry.ram_bytes

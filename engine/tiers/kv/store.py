@@ -40,6 +40,7 @@ from engine.tiers.kv.prefixes import (
 )
 from engine.tiers.kv.saving import Saver, is_current
 from engine.tiers.kv.tensors import Layers, WorkingCache, bytes_of, sliced, tokens_of
+from engine.tiers.kv.warming import Warming
 from engine.vault import Change, MemVault, Transaction
 from engine.vault.artifacts import drop_artifacts
 from engine.vault.staging import SHOWN
@@ -56,6 +57,7 @@ class KvStore:
         self._vault, self._settings, self._clock, self._ids = vault, settings, clock, ids
         self._held = Held(vault, settings, clock)
         self._saver = Saver(self._held)
+        self.warming = Warming(self._held)
         self._reader: ThreadPoolExecutor | None = None
         self._closed = False
 
