@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from engine.vault.artifacts import CONVERSATION, ArtifactRow, outdated_artifacts
 from engine.vault.rows import Record
 from engine.vault.work import REBUILD, ask_for
 
+Unlearned = Callable[[Mapping[str, Sequence[Memory]]], None]  # is told what adapters knew of it, by their ids
 ERASED = "[erased]"
 TELLING_STEMS = 2  # a reason that shares so many words with what is erased tells some of it
 REPEATED_WORDS = 4  # a reason of so many words that stand in the memory in that order repeats it
@@ -60,6 +61,7 @@ class Erasure:
     named: Sequence[Record]
     missing: tuple[str, ...]
     reason: str | None
+    unlearned: Unlearned = lambda known: None
     gone: dict[str, Record] = field(default_factory=dict)
     blanked: dict[str, Record] = field(default_factory=dict)  # wholes that lose a piece
     freed: dict[str, Record] = field(default_factory=dict)  # parents whose fused memory goes
@@ -186,6 +188,13 @@ class Erasure:
             **receipts.drafted(receipt, owner=transaction.caller.principal.owner),
         )
         self._ask_rebuilding(derived, receipt.id)
+        known = {
+            row.id: [self.gone[id].memory for id, _ in row.sources if id in self.gone]
+            for row in derived
+            if row.kind == ADAPTER
+        }
+        if known:
+            transaction.after(lambda: self.unlearned(known))
         note_pending(transaction, cubes, revision, receipt.id)
         return receipt
 

@@ -29,7 +29,7 @@ from typing import Any
 from cubes import Action, Relation
 from engine import receipts
 from engine.embeddings import SYSTEM
-from engine.erasing import PENDING, Erasure, lasting, out_of_reach
+from engine.erasing import PENDING, Erasure, Unlearned, lasting, out_of_reach
 from engine.errors import Cancelled, Conflict, Expired, Invalid, MemosError, NotAllowed, NotFound
 from engine.governance.access import no_memory
 from engine.lifecycle.states import Step, after, state_after
@@ -66,10 +66,11 @@ log = logging.getLogger(__name__)
 class Forgetting:
     """forget, and the clean-up that erasures share."""
 
-    def __init__(self, parts: Parts, recalling: Recalling, take_off: TakeOff) -> None:
+    def __init__(self, parts: Parts, recalling: Recalling, take_off: TakeOff, unlearned: Unlearned) -> None:
         self._parts = parts
         self._recalling = recalling
         self._take_off = take_off
+        self._unlearned = unlearned
         self._cleaning = threading.Lock()
         self._wanted = 0
         self._cleaned = 0
@@ -97,7 +98,7 @@ class Forgetting:
             records, missing = _readable(transaction, wanted)
             if mode is Mode.ARCHIVE:
                 return _invalidating(transaction, _archive(transaction, records, missing, request.reason)), wanted
-            erased = Erasure(self._parts, transaction, records, missing, request.reason).run()
+            erased = Erasure(self._parts, transaction, records, missing, request.reason, self._unlearned).run()
             return _invalidating(transaction, erased), ()
 
         progress(0, None, "forgetting")

@@ -21,6 +21,7 @@ from engine.clock import Clock, Ids, SystemClock, TimeOrderedIds
 from engine.cube_operations import FuseCubes, FusedCubes
 from engine.distilling.distilling import Distilling
 from engine.distilling.fusing import FUSE, kind_of_work
+from engine.distilling.proving import Proving
 from engine.distilling.rebuilding import rebuilding
 from engine.embeddings import Embeddings
 from engine.erasing import note_pending
@@ -55,7 +56,7 @@ from engine.scheduling.training import Trainings
 from engine.settings import Settings
 from engine.store.withdrawing import take_off
 from engine.vault import Change, MemVault, Transaction, restore_backup
-from engine.vault.work import REBUILD
+from engine.vault.work import REBUILD, RETRAIN
 from engine.watcher import Watcher
 
 FILL_AGAIN_S = 0.5  # vectors that waited for files to settle are looked for again after this
@@ -72,13 +73,16 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
         self._recalling = recalling.Recalling(parts)
         self._answering = Answering(parts, self._recalling, announce)
         self._distilling = Distilling(parts, self._answering)
-        self._distilling.working.kinds[REBUILD] = rebuilding(parts, self._answering)
+        self._proving = Proving(parts, self._answering)
+        kinds = self._distilling.working.kinds
+        kinds[REBUILD] = rebuilding(parts, self._answering)
+        kinds[RETRAIN] = self._proving.asking_after(kinds[RETRAIN])
         self._distilling.working.kinds[FUSE] = kind_of_work(parts, self._answering, self._distilling)
         self._adapters = Adapters(parts, self._answering)
         self._moving = Moving(parts, self._answering, self._distilling)
         self._scheduling = Scheduling(parts, self._answering, Trainings(parts, self._answering, self._distilling))
         self._recalling.when_used = self._scheduling.used
-        self._forgetting = forgetting.Forgetting(parts, self._recalling, take_off)
+        self._forgetting = forgetting.Forgetting(parts, self._recalling, take_off, self._proving.hold)
         self._listeners: dict[object, Listener] = {}
         self._events = Events(parts.vault)
         self._stopping = threading.Event()
@@ -208,6 +212,7 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
         """Expiry, uses, snapshots, backups. Called by whoever keeps the store open, about once a minute."""
         self._recalling.write_uses()
         self._forgetting.finish()
+        self._proving.sweep()
         upkeep.expire(self._parts)
         self._scheduling.sweep()
         timeline.retain(self._parts)

@@ -97,6 +97,7 @@ def ask_retraining(transaction: Transaction, gone: Collection[ArtifactRow]) -> N
         if row.id in serving and left:
             there = {id for (id,) in left}
             header = {"ids": [id for id in ids if id in there], "instead": row.id, "reason": RETRAINING}
+            header |= {"erased": len(ids) - len(there)} if len(there) < len(ids) else {}
             ask_for(transaction, f"w_{row.id.partition('_')[2]}", row.cube, RETRAIN, header)
 
 
