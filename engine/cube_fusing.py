@@ -5,7 +5,7 @@
 Memories that say the same become one, with lineage to each. Rivals are both kept, linked and listed. Everything else is
 copied as it is: conversations keep their turns in order, long texts their pieces, vectors are taken over. The parents
 become merged, in their own cubes. Each cube gets a snapshot of the moment before; rolling the cubes back to it undoes
-the whole.
+the whole. What their adapters know goes along, and the deeper tiers of the fused cube are built anew in the background.
 
 What may be slow (comparing) happens before the transaction; a parent that changed meanwhile refuses the whole.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cubes import Action, Behavioural, Governance, Kind, Lineage, Memory, Relation
+from cubes import Action, Behavioural, Governance, Kind, Lineage, Memory, Relation, Sensitivity
 from engine.cube_operations import FuseCubes, FusedCubes
 from engine.errors import Conflict, Invalid
 from engine.fusing import newest_first
@@ -33,6 +33,7 @@ from engine.recall import rank
 from engine.text.claims import Relation as Claim
 from engine.text.claims import compare
 from engine.text.origins import other_subject, same_origin
+from engine.tiers.lora.taking_over import Copy, take_over
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record, stored_time
 
@@ -244,6 +245,7 @@ class _Store:
         ]
         if merged:
             transaction.revise_all(merged, "fuse", revision)
+        adapters, work = take_over(transaction, into, self._lives_on(), self.parts.ids.new, revision)
         cube = queries.cube(transaction.connection, into)
         assert cube is not None
         if existed:
@@ -258,6 +260,8 @@ class _Store:
             tuple(self.plan.parents),
             self._told(),
             before,
+            adapters,
+            work,
         )
 
     def _check_unchanged(self) -> None:
@@ -338,6 +342,21 @@ class _Store:
         stored = queries.vectors(self.transaction.connection, embedder, ids)
         return {id: np.frombuffer(raw, dtype="<f4").reshape(-1, dimension) for id, raw in stored.items()}
 
+    def _lives_on(self) -> dict[str, Copy]:
+        """What each memory that was looked at lives on as."""
+        homes = self.new_id | {id: id for id in self.plan.mine}
+        now = {id: record.memory for id, record in self.transaction.records(list(set(homes.values()))).items()}
+        before = {**self.plan.mine, **self.plan.parents}
+        return {
+            id: Copy(
+                home,
+                now[home].version,
+                now[home].content == before[id].memory.content,
+                now[home].governance.sensitivity is Sensitivity.NORMAL,
+            )
+            for id, home in homes.items()
+        }
+
     def _parents_of(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
         for parent, copy in self.new_id.items():
@@ -400,6 +419,8 @@ def _dump(result: FusedCubes) -> dict[str, Any]:
         "merged": list(result.merged),
         "conflicts": [[list(difference.ids), difference.about] for difference in result.conflicts],
         "before": [list(item) for item in result.before],
+        "adapters": list(result.adapters),
+        "work": result.work,
     }
 
 
@@ -413,4 +434,6 @@ def _load(plain: dict[str, Any]) -> FusedCubes:
         merged=tuple(plain["merged"]),
         conflicts=tuple(Difference(tuple(ids), about) for ids, about in plain["conflicts"]),
         before=tuple((cube, name) for cube, name in plain["before"]),
+        adapters=tuple(plain.get("adapters", ())),
+        work=plain.get("work"),
     )

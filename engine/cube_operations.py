@@ -275,6 +275,8 @@ class FusedCubes:
     merged: tuple[str, ...] = ()
     conflicts: tuple[Difference, ...] = ()
     before: tuple[tuple[str, str], ...] = ()  # (cube, snapshot) that undo it
+    adapters: tuple[int, ...] = ()  # versions of the fused cube's adapter: what those of the cubes knew
+    work: str | None = None  # id of the work in the background that makes one adapter of them
 
 
 @dataclass(frozen=True, slots=True)
