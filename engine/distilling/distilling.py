@@ -19,8 +19,6 @@ from cubes import Action, Memory
 from engine.answering.answering import Answering
 from engine.answering.notes import note_of
 from engine.distilling.choosing import chosen, remaining
-from engine.distilling.comparing import judge_adapter
-from engine.distilling.fusing import kind_of_work
 from engine.distilling.working import Kind, Task, Working
 from engine.embeddings import SYSTEM
 from engine.errors import Busy, Conflict, Invalid, MemosError
@@ -29,7 +27,6 @@ from engine.operations import MAX_REASON_CHARS, Caller, Principal, Progress, sil
 from engine.parts import Parts, readable_cubes
 from engine.reader.checks import check_text
 from engine.tier_operations import AdapterState, AdapterView, Distil, WorkView
-from engine.tiers.lora.taking_over import FUSE
 from engine.vault import Change, Transaction
 from engine.vault.adapters import AdapterRow, adapters_of
 from engine.vault.checkpoints import Checkpoint, checkpoint_of, sweep_checkpoints
@@ -68,7 +65,6 @@ class Distilling:
         self.working = Working(parts)
         self.working.kinds[DISTIL] = Kind(self._distil, self._answering.untrainable)
         self.working.kinds[RETRAIN] = Kind(self._retrain, self._answering.untrainable)
-        self.working.kinds[FUSE] = kind_of_work(parts, answering, self)
         self._one_at_a_time = threading.Lock()
         self._changing = threading.Lock()
         self._run: _Run | None = None
@@ -160,10 +156,6 @@ class Distilling:
         view = self.working.cancel(id, caller)
         self._forget(id)
         return view
-
-    def judge(self, row: AdapterRow, caller: Caller, progress: Progress = silent) -> AdapterRow:
-        """Put a version through the gate. See `engine.distilling.comparing`."""
-        return judge_adapter(self._parts, self._answering, row, caller, progress)
 
     def _forget(self, id: str) -> None:
         """Drop what an earlier process left of work that is not gone on with."""

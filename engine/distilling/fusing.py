@@ -31,6 +31,7 @@ from engine.vault.adapters import AdapterRow
 if TYPE_CHECKING:
     from engine.distilling.distilling import Distilling
 
+__all__ = ["FUSE", "fuse_adapters", "kind_of_work"]
 MIN_PARTS, MAX_PARTS = 2, 8
 MOST_MEMORIES = 1_000  # of one adapter
 
