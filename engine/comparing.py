@@ -50,12 +50,12 @@ def is_claim(draft: Draft) -> bool:
 
 def prepare(parts: Parts, cube: str, drafts: Sequence[Draft], seen: frozenset[Sensitivity]) -> list[Prepared]:
     """Compare each draft with what is `seen` of the cube; the transaction only has to see that this still stands."""
-    alike = [_alike(parts, cube, draft, seen) for draft in drafts]
-    ids = list(dict.fromkeys(id for found in alike for id in found))
+    similar = [alike(parts, cube, draft, seen) for draft in drafts]
+    ids = list(dict.fromkeys(id for found in similar for id in found))
     with parts.vault.reading() as connection:
         known = queries.contents(connection, ids)
     prepared = []
-    for draft, found, beside in zip(drafts, alike, _beside(drafts), strict=True):
+    for draft, found, beside in zip(drafts, similar, _beside(drafts), strict=True):
         verdicts = {id: compare(known[id][1], draft.content).relation for id in found if id in known}
         here = {number: compare(drafts[number].content, draft.content).relation for number in beside}
         prepared.append(
@@ -91,7 +91,7 @@ def _beside(drafts: Sequence[Draft]) -> Iterator[list[int]]:
             having[word].append(number)
 
 
-def _alike(parts: Parts, cube: str, draft: Draft, seen: frozenset[Sensitivity]) -> tuple[str, ...]:
+def alike(parts: Parts, cube: str, draft: Draft, seen: frozenset[Sensitivity]) -> tuple[str, ...]:
     """Ids of the memories that are most like the draft in words: what it repeats or contradicts shares them."""
     if not is_claim(draft):
         return ()

@@ -23,6 +23,7 @@ from engine.distilling.distilling import Distilling
 from engine.distilling.fusing import FUSE, kind_of_work
 from engine.distilling.proving import Proving
 from engine.distilling.rebuilding import rebuilding
+from engine.drawing.drawing import Drawing
 from engine.embeddings import Embeddings
 from engine.erasing import note_pending
 from engine.errors import Cancelled, MemosError
@@ -78,6 +79,7 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
         kinds[REBUILD] = rebuilding(parts, self._answering)
         kinds[RETRAIN] = self._proving.asking_after(kinds[RETRAIN])
         self._distilling.working.kinds[FUSE] = kind_of_work(parts, self._answering, self._distilling)
+        self._drawing = Drawing(parts, self._answering, self._distilling.working)
         self._adapters = Adapters(parts, self._answering)
         self._moving = Moving(parts, self._answering, self._distilling)
         self._scheduling = Scheduling(parts, self._answering, Trainings(parts, self._answering, self._distilling))
@@ -95,6 +97,7 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
         self._background.start()
         self._watcher.start()
         self._distilling.start()
+        self._drawing.start()
 
     @classmethod
     def open(
@@ -140,6 +143,7 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
         self._work.set()
         self._background.join()
         self._scheduling.close()
+        self._drawing.close()
         self._distilling.close()  # before the model goes
         self._answering.close()
         try:
@@ -163,8 +167,10 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
     # --- the four tools ----------------------------------------------------------------------------------------
 
     def remember(self, request: Remember, caller: Caller, progress: Progress = silent) -> Remembered:
-        """Keep a text or a conversation. See `engine.remembering`."""
-        return remembering.remember(self._parts, request, caller, progress)
+        """Keep a text or a conversation. See `engine.remembering`, and `engine.drawing` for facts of conversations."""
+        noting = self._drawing.noting(request.facts, caller, len(request.messages)) if request.messages else None
+        stored = remembering.remember(self._parts, request, caller, progress, noting)
+        return self._drawing.remembered(request, stored, progress)
 
     def recall(self, request: Recall, caller: Caller) -> Recalled:
         """Find what answers a query. See `engine.recalling`."""

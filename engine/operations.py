@@ -76,6 +76,14 @@ class Turn:
     at: datetime | None = None
 
 
+class Facts(StrEnum):
+    """When a reader model draws statements from a conversation; without a reader none are drawn."""
+
+    LATER = "later"  # in the background: the turns are acknowledged first
+    WAIT = "wait"  # before the answer, which says what was drawn
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class Remember:
     """Exactly one of `content` and `messages`."""
@@ -90,6 +98,7 @@ class Remember:
     source: str | None = None
     supersedes: tuple[str, ...] = ()
     sensitivity: Sensitivity | None = None  # None: as sensitive as what it supersedes, else normal
+    facts: Facts | None = None  # None: later, but for conversations of many turns
 
 
 class Status(StrEnum):
@@ -110,9 +119,15 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
+    """`stored`: one for each memory of the request. `facts`: what a reader drew from its turns, where that was waited
+    for; else `work` is the id of the work that draws it. `remarks`: what is to be known of that, in words."""
+
     cube: str
     revision: int
     stored: tuple[Stored, ...]
+    facts: tuple[Stored, ...] = ()
+    work: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 # --- recall -----------------------------------------------------------------------------------------------------
@@ -357,7 +372,7 @@ class EngineStatus:
     encrypted: bool = False  # at rest: see `engine.vault.encrypting`
     model: str | None = None  # the local model and how it stands, for the owner
     adapters: tuple[tuple[str, str], ...] = ()  # cube -> which version serves, and what it knows
-    work: tuple[str, ...] = ()  # long work that waits, runs or failed of late, in words, for the owner
+    work: tuple[str, ...] = ()  # long work that is under way, waits, or failed of late, in words
 
 
 # --- events -----------------------------------------------------------------------------------------------------

@@ -34,7 +34,13 @@ from engine.vault import Transaction, queries
 EMBED_BATCH = 32  # contents embedded between two steps of progress
 
 
-def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress) -> Remembered:
+Noting = Callable[[Transaction, Sequence[Draft], Sequence[Stored]], str | None]
+"""Notes, with what is stored, that something is to be done with it later; the id of that work, if there is any."""
+
+
+def remember(
+    parts: Parts, request: Remember, caller: Caller, progress: Progress, noting: Noting | None = None
+) -> Remembered:
     """Store what the request holds.
 
     Raises:
@@ -43,7 +49,7 @@ def remember(parts: Parts, request: Remember, caller: Caller, progress: Progress
     """
     with parts.vault.reading() as connection:
         writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), request.cube)
-    return store(parts, request, drafts_of(parts, request, caller), caller, progress)
+    return store(parts, request, drafts_of(parts, request, caller), caller, progress, noting)
 
 
 def drafts_of(parts: Parts, request: Remember, caller: Caller) -> tuple[Draft, ...]:
@@ -55,17 +61,26 @@ def drafts_of(parts: Parts, request: Remember, caller: Caller) -> tuple[Draft, .
     return read(request, parts.clock.now(), _recalled(parts, request, caller)).drafts
 
 
-def store(parts: Parts, request: Remember, drafts: Sequence[Draft], caller: Caller, progress: Progress) -> Remembered:
+def store(
+    parts: Parts,
+    request: Remember,
+    drafts: Sequence[Draft],
+    caller: Caller,
+    progress: Progress,
+    noting: Noting | None = None,
+) -> Remembered:
     """Store drafts in the request's cube: those of the request itself, or of many texts that came in together."""
     known_until = parts.vault.revision
     # The model runs outside the interpreter's lock: comparing goes on beside it.
     with ThreadPoolExecutor(max_workers=1) as beside:
         comparing = beside.submit(prepare, parts, request.cube, drafts, seen_in(parts, request.cube, caller))
-        embedded = list(_embedded(parts, drafts, progress))
+        embedded = list(embedded_of(parts, drafts, progress))
         prepared = comparing.result()
 
     def job(transaction: Transaction) -> tuple[Remembered, Sequence[str]]:
         result = Storing(parts, request, transaction, prepared, embedded, known_until).run()
+        if noting is not None:
+            result = replace(result, work=noting(transaction, drafts, result.stored))
         return result, [stored.id for stored in result.stored]
 
     return _seen_now(parts, once(parts, caller, request, job, _dump, _load), caller)
@@ -116,7 +131,7 @@ def _recalled(parts: Parts, request: Remember, caller: Caller) -> Callable[[str,
     return lambda id, content: said.get(id) == content
 
 
-def _embedded(parts: Parts, drafts: Sequence[Draft], progress: Progress) -> Iterator[tuple[str, list[Vectors]]]:
+def embedded_of(parts: Parts, drafts: Sequence[Draft], progress: Progress) -> Iterator[tuple[str, list[Vectors]]]:
     """Passage vectors of all drafts under each fingerprint; the whole of a long text has none of its own."""
     wholes = {draft.part_of for draft in drafts}
     texts = [None if number in wholes else draft.content for number, draft in enumerate(drafts)]
@@ -138,6 +153,7 @@ def _dump(result: Remembered) -> dict[str, Any]:
             [stored.id, stored.version, stored.status.value, list(stored.conflicts_with), list(stored.superseded)]
             for stored in result.stored
         ],
+        **({} if result.work is None else {"work": result.work}),
     }
 
 
@@ -149,4 +165,5 @@ def _load(plain: dict[str, Any]) -> Remembered:
             Stored(id, version, Status(status), tuple(conflicts), tuple(superseded))
             for id, version, status, conflicts, superseded in plain["stored"]
         ),
+        work=plain.get("work"),
     )

@@ -6,6 +6,7 @@ import threading
 
 from engine.answering.answering import Answering
 from engine.distilling.distilling import Distilling
+from engine.drawing.drawing import Drawing
 from engine.forgetting import Forgetting
 from engine.moving import Moving
 from engine.moving.adapters import Adapters
@@ -22,6 +23,7 @@ class Wired:
     _recalling: Recalling
     _answering: Answering
     _distilling: Distilling
+    _drawing: Drawing
     _adapters: Adapters
     _moving: Moving
     _scheduling: Scheduling

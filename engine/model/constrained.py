@@ -174,9 +174,9 @@ class FormChooser:
         """
         must = fixed(self._state)
         if must:
-            (token, *_) = (*self._tokenizer(must, add_special_tokens=False)["input_ids"], -1)
-            if token >= 0 and self._takes(int(token)):
-                return int(token)
+            ids = self._tokenizer(must, add_special_tokens=False)["input_ids"]
+            if ids and self._takes(int(ids[0])):
+                return int(ids[0])
         tried = logits.topk(min(TRIED, len(logits))).indices.tolist()
         for token in tried:
             if self._takes(int(token)):

@@ -1,0 +1,1 @@
+"""Facts out of conversations, drawn by a reader model after the turns are stored."""
