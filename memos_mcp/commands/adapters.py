@@ -18,7 +18,6 @@ from memos_mcp.commands.tiers import bytes_in_words, memories_in_words
 
 HEADINGS = ("cube", "version", "state", "knows", "missed", "made", "size", "rank", "since", "")
 STATES = {"serving": "serves", "resting": "rests", "failed": "was refused", "gone": "is gone"}
-PROBES = ("memory", "question", "before", "after", "")
 TEXTS = ("confidence", "source", "kept as", "text")
 
 
@@ -144,33 +143,42 @@ def fuse(session: Session, options: argparse.Namespace) -> int:
 def probe(session: Session, options: argparse.Namespace) -> int:
     with session.screen.bar("probe") as bar:
         rows = session.call("probe_adapter", _asking(session, options, "cube", "version", "ids"), bar)["probes"]
-    return _tell_of_probes(session, options.cube, rows, rows)
+    named = "the adapter" if options.version is None else f"version {options.version}"
+    return _tell_of_probes(session, options.cube, rows, rows, ("the model", named))
 
 
 def compare(session: Session, options: argparse.Namespace) -> int:
     with session.screen.bar("compare") as bar:
         rows = session.call("compare_adapters", _asking(session, options, "cube", "a", "b"), bar)["probes"]
-    differing = [row for row in rows if row["before"] != row["after"]]
-    return _tell_of_probes(session, options.cube, rows, rows if options.all else differing)
+    differing = rows if options.all else [row for row in rows if row["before"] != row["after"]]
+    named = [f"version {number}" if number else "the model" for number in (options.a, options.b)]
+    return _tell_of_probes(session, options.cube, rows, differing, named)
 
 
 def _tell_of_probes(
-    session: Session, cube: str, rows: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]
+    session: Session,
+    cube: str,
+    rows: Sequence[dict[str, Any]],
+    shown: Sequence[dict[str, Any]],
+    named: Sequence[str],
 ) -> int:
+    """`named`: who answered."""
     screen = session.screen
     if screen.as_json:
         screen.json({"cube": cube, "probes": list(rows)})
         return DONE
     if shown:
-        screen.table(PROBES, [_probe(row) for row in shown])
+        screen.table(("memory", "question", *named, "right"), [_probe(row, named) for row in shown])
+    elif rows:
+        screen.remark("both answer all of it alike: --all shows what")
     right = [sum(row[name] for row in rows) for name in ("right_before", "right_after")]
-    screen.remark(f"right answers of {len(rows):,}: {right[0]:,} before, {right[1]:,} after")
+    screen.remark(f"right answers to {len(rows):,} questions: {named[0]} {right[0]:,}, {named[1]} {right[1]:,}")
     return DONE
 
 
-def _probe(row: dict[str, Any]) -> Sequence[object]:
-    change = {(False, True): "right now", (True, False): "wrong now", (True, True): "right", (False, False): "wrong"}
-    told = change[row["right_before"], row["right_after"]]
+def _probe(row: dict[str, Any], named: Sequence[str]) -> Sequence[object]:
+    right = [name for name, good in zip(named, (row["right_before"], row["right_after"]), strict=True) if good]
+    told = {0: "neither", 1: right[0] if right else "", 2: "both"}[len(right)]
     return row["memory"], row["question"], row["before"], row["after"], told
 
 

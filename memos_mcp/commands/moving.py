@@ -45,8 +45,11 @@ def _tell_of_move(session: Session, done: dict[str, Any], *, rehearsal: bool) ->
         _tell_of_work(session, done["work"])
     if rehearsal:
         screen.line(f"{many} would be moved to {done['to']}; nothing was changed")
-    elif done["moved"] or done["work"] is None:
-        screen.line(f"{many} in {done['to']}" if done["moved"] else f"nothing was moved to {done['to']}")
+    elif done["moved"]:
+        be, alone = "is" if len(done["moved"]) == 1 else "are", " alone" if done["to"] == "plaintext" else ""
+        screen.line(f"{many} {be} in {done['to']}{alone} now")
+    elif done["work"] is None:
+        screen.line(f"nothing was moved to {done['to']}")
     if done["adapter"] is not None:
         screen.line(about(done["adapter"]))
     if done["skipped"] and len({row["why"] for row in done["skipped"]}) == 1 and not done["moved"]:
