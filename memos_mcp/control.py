@@ -135,9 +135,10 @@ def cubes(memos: MemOS, call: Call) -> object:
 
 
 def status(memos: MemOS, call: Call) -> object:
-    from memos_mcp import render
+    from memos_mcp import render, render_scheduler
 
-    return render.status(memos.status(call.caller))
+    standing = render_scheduler.standing(memos.scheduler(call.caller))
+    return {**render.status(memos.status(call.caller)), "scheduler": render_scheduler.brief(standing)}
 
 
 def verify(memos: MemOS, call: Call) -> object:
@@ -176,6 +177,7 @@ OF_TIERS = (
     *("move", "train", "adapters", "activate_adapter", "drop_adapter", "export_adapter", "compare_adapters"),
     *("probe_adapter", "fuse_adapters", "recover_texts", "work", "cancel_work"),
 )
+OF_THE_SCHEDULER = ("scheduler", "run_scheduler", "scheduler_log", "undo_move")
 OF_THE_MODEL = ("chat", "model", "tiers", "build_tier", "drop_tier", "newest")
 
 
@@ -212,6 +214,17 @@ def _about_tiers(name: str) -> Callable[[MemOS, Call], object]:
     return run
 
 
+def _about_the_scheduler(name: str) -> Callable[[MemOS, Call], object]:
+    """A method of `control_scheduler`, loaded as those of `control_cubes` are."""
+
+    def run(memos: MemOS, call: Call) -> object:
+        from memos_mcp import control_scheduler
+
+        return control_scheduler.METHODS[name](memos, call)
+
+    return run
+
+
 METHODS: dict[str, Callable[[MemOS, Call], object]] = {
     "tool": tool,
     "history": history,
@@ -225,6 +238,7 @@ METHODS: dict[str, Callable[[MemOS, Call], object]] = {
     **{name: _about_cubes(name) for name in OF_CUBES},
     **{name: _about_the_model(name) for name in OF_THE_MODEL},
     **{name: _about_tiers(name) for name in OF_TIERS},
+    **{name: _about_the_scheduler(name) for name in OF_THE_SCHEDULER},
 }
 
 

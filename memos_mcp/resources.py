@@ -33,7 +33,7 @@ from cubes import KINDS, Kind, Memory, State
 from engine.errors import Invalid, NotAllowed, NotFound
 from engine.operations import Caller, CubeView
 from engine.provenance import Traced
-from memos_mcp import render, render_cubes
+from memos_mcp import render, render_cubes, render_scheduler
 from memos_mcp.service import Context, caller_of, is_modern
 from memos_mcp.uris import OF_A_CUBE, OF_A_MEMORY, Address, Place, parse, spell
 from memos_mcp.wire import encodable, shown
@@ -49,7 +49,7 @@ STATES = tuple(state.value for state in State)
 
 DESCRIPTIONS = {
     Place.CUBES: ("cubes", "Every cube that you may read, with counts and revision"),
-    Place.STATUS: ("status", "How the store is: counts, embedder, indexes, last backup"),
+    Place.STATUS: ("status", "How the store is: counts, embedder, indexes, last backup, and what the scheduler did"),
     Place.CUBE: ("cube", "One cube: its header, policy and counts"),
     Place.MEMORIES: ("memories of a cube", "The memories of one cube, in pages, filtered by kind, tag or state"),
     Place.SNAPSHOTS: ("snapshots of a cube", "The named moments of one cube, to which it can be rolled back"),
@@ -190,7 +190,10 @@ def _history(memos: MemOS, address: Address, caller: Caller) -> Bodies:
 
 
 def _status(memos: MemOS, address: Address, caller: Caller) -> Bodies:
-    return _json(render.status(memos.status(caller)))
+    shown = render.status(memos.status(caller))
+    if caller.principal.owner:
+        shown["scheduler"] = render_scheduler.standing(memos.scheduler(caller))
+    return _json(shown)
 
 
 READERS: Mapping[Place, Reader] = {

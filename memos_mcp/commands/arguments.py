@@ -13,6 +13,7 @@ from pathlib import Path
 from memos_mcp.commands.command import Command
 from memos_mcp.commands.cube_arguments import AUDIT, CUBE, GOVERN, MOUNTING, RECEIPT, SENSITIVITIES
 from memos_mcp.commands.model_arguments import CHAT
+from memos_mcp.commands.scheduler_arguments import SCHEDULER
 from memos_mcp.commands.tier_arguments import TIER
 from memos_mcp.version import VERSION
 
@@ -260,6 +261,7 @@ COMMANDS = (
     Command("restore", "bring a memory back to an earlier version", "memory:restore", _restore),
     CHAT,
     TIER,
+    SCHEDULER,
     GOVERN,
     CUBE,
     *MOUNTING,
