@@ -36,6 +36,7 @@ class Form(StrEnum):
     TEXT = "text"  # prefilled as text
     PREFIX = "prefix"  # exact: its KV cache was part of a stored prefix
     CHUNK = "chunk"  # its own KV cache, re-rotated to where it stands, some of it recomputed
+    LORA = "lora"  # not given: the adapter that the reply goes through is proven to know it
 
 
 def shown_source(source: str, *, owner: bool) -> str:
@@ -69,6 +70,7 @@ class ModelInfo:
     kv_bytes_per_token: int = 0
     kv_refusal: str | None = None
     remote: bool = False
+    base: str = ""  # the fingerprint without the adapter, where the model is seen through one
 
     @property
     def name(self) -> str:
@@ -119,7 +121,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """A memory that the model was given."""
+    """A memory that the model was given, or knows."""
 
     id: str
     version: int
@@ -140,11 +142,13 @@ class MemoryReport:
     ttft_ms: float = 0.0  # from the request to the first token
     left_out_turns: int = 0  # oldest turns that did not fit into the model's context
     left_out_memories: int = 0
+    saved_tokens: int = 0  # that memories would have cost which the adapter knows
+    adapter: str = ""  # through which the reply went: its cube and version
     remarks: tuple[str, ...] = ()  # what was degraded, refused or chosen, in words
 
     @property
     def tier(self) -> str:
-        """The forms that were used, in words: none, text, prefix, chunk, or several joined by +."""
+        """The forms that were used, in words: none, text, prefix, chunk, lora, or several joined by +."""
         forms = {used.form for used in self.used}
         return "+".join(form.value for form in Form if form in forms) or "none"
 
@@ -193,6 +197,7 @@ class TierRow:
     uses: int
     divergence: float | None  # mean KL to full prefill as measured when it was built
     created_at: datetime
+    sources: tuple[tuple[str, int], ...] = ()  # (memory id, version)
 
 
 @dataclass(frozen=True, slots=True)

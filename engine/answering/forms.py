@@ -1,4 +1,4 @@
-"""In which form each recalled memory reaches the model: text, or its own KV cache. Tables and pure functions.
+"""In which form each recalled memory reaches the model: text, its own KV cache, or an adapter that knows it. Pure.
 
 A chunk saves prefill, and is not exact: the tokens of one memory do not see those of another unless they are computed
 anew. So it is taken only where it pays, where it was measured to be close enough, and where no two of the memories say
@@ -7,7 +7,7 @@ something about the same thing: there the model has to read one in the light of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 
@@ -57,6 +57,27 @@ def entangled(candidates: Sequence[Candidate], others: Sequence[Candidate] = ())
     words = {one.id: frozenset(stems(one.text)) for one in (*candidates, *others)}  # once, and not for each pair
     pairs = chain(combinations(candidates, 2), product(candidates, others))
     return any(b.id in a.rivals or a.id in b.rivals or _share(words[a.id], words[b.id]) for a, b in pairs)
+
+
+def left_out(recalled: Sequence[Candidate], pinned: Sequence[Candidate], known: Collection[str]) -> frozenset[str]:
+    """Those of the recalled memories that an adapter knows and that need not be read: nothing that is read, or pinned,
+    may speak of the same thing, and nothing at all updates or contradicts them.
+    """
+    words = {one.id: frozenset(stems(one.text)) for one in (*recalled, *pinned)}
+    disputed = {
+        id
+        for one in (*recalled, *pinned)
+        for other in (*recalled, *pinned)
+        if other.id in one.rivals
+        for id in (one.id, other.id)
+    }
+    out = {one.id for one in recalled if one.id in known and one.id not in disputed}
+    while True:
+        read = [one.id for one in (*recalled, *pinned) if one.id not in out]
+        back = {id for id in out if any(_share(words[id], words[other]) for other in read)}
+        if not back:
+            return frozenset(out)
+        out -= back
 
 
 def choose(

@@ -323,6 +323,15 @@ def places_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str
     return {id: (cube, Sensitivity(sensitivity)) for id, cube, sensitivity in rows}
 
 
+def any_expired(connection: Connection, ids: Sequence[str], now: datetime) -> bool:
+    """Whether the time of any of these memories has passed."""
+    rows = connection.execute(
+        "SELECT 1 FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[])) AND expires_at <= ? LIMIT 1",
+        [list(ids), stored_time(now)],
+    ).fetchall()
+    return bool(rows)
+
+
 def holdings(connection: Connection, cube: str, *, exact: bool) -> tuple[int, int]:
     """How many live memories a cube holds, and their contents' bytes in UTF-8. The whole of a long text is not
     counted: its pieces are. Not `exact`: sealed contents are counted as they are stored, which is never less.

@@ -13,7 +13,7 @@ import contextlib
 import random
 import secrets
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import Unavailable
@@ -94,21 +94,31 @@ class Checker:
         self._lock = threading.Lock()
         self._running: dict[str, tuple[Runner, Results[None]]] = {}  # by the entry's id; let go of, a check ends
 
-    def begin(self, runner: Runner, ids: Sequence[int], spans: Sequence[Span[Entry]]) -> None:
-        """Check these entries, which are of `ids` where the spans say."""
+    def begin(
+        self,
+        runner: Runner,
+        ids: Sequence[int],
+        spans: Sequence[Span[Entry]],
+        through: Callable[[Loaded], Loaded | None] = lambda loaded: loaded,
+    ) -> None:
+        """Check these entries, which are of `ids` where the spans say. `through`: the model as it was seen for them."""
         with self._lock:
             known = {id for id, (of, _) in self._running.items() if of is runner}
             new = [span for span in spans if span.segment.id not in known and not span.segment.vouched]
             if not new:
                 return
             with contextlib.suppress(Unavailable):  # unloaded meanwhile: checked when it is used again
-                results = runner.stream(lambda loaded: self._check(loaded, ids, new), background=True)
+                results = runner.stream(lambda loaded: self._check(through(loaded), ids, new), background=True)
                 self._running.update({span.segment.id: (runner, results) for span in new})
 
-    def _check(self, loaded: Loaded, ids: Sequence[int], spans: Sequence[Span[Entry]]) -> Generator[None, None, None]:
-        end = max(span.end for span in spans)
-        cache = WorkingCache(loaded.model.config, end)
+    def _check(
+        self, loaded: Loaded | None, ids: Sequence[int], spans: Sequence[Span[Entry]]
+    ) -> Generator[None, None, None]:
         try:
+            if loaded is None:  # seen through an adapter that is gone, and so are these
+                return
+            end = max(span.end for span in spans)
+            cache = WorkingCache(loaded.model.config, end)
             for _ in prefilling(loaded, ids[:end], cache):
                 yield
             for span in spans:

@@ -79,14 +79,14 @@ class Held:
         return False
 
     def compare(self, info: ModelInfo, scopes: Iterable[Scope]) -> None:
-        """Say, once, where there are KV caches of another model only."""
+        """Say, once, where there are KV caches of another model only; those of an adapter's base are none."""
         for cube in {scope.cube_name for scope in scopes} - {CONVERSATION}:
             if (cube, info.fingerprint) in self._compared:
                 continue
             with self.changed:
                 self._compared.add((cube, info.fingerprint))
                 models = {entry.fingerprint for entry in self.index if entry.scope.cube_name == cube}
-            if models and info.fingerprint not in models:
+            if models and info.fingerprint not in models and info.base not in models:
                 self.remark(
                     cube,
                     f"KV caches in cube {cube!r} were made by another model and are not used: they are built again "

@@ -199,7 +199,8 @@ class Resident:
         adapter = self._touched(self.known(name))
         info = self.base.info
         if adapter.digest is not None:
-            info = replace(info, fingerprint=with_adapters(info.fingerprint, [adapter.digest]))
+            seen = with_adapters(info.fingerprint, [adapter.digest])
+            info = replace(info, fingerprint=seen, base=info.fingerprint)
         worn = _Worn(self, name, self.base.model)
         adapter.wearers.add(worn)
         return replace(self.base, model=worn, info=info)
