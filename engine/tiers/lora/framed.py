@@ -26,6 +26,15 @@ STUDIED_SHARE = 0.3  # of the scenes, where both sorts are at hand: those of sel
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A scene, what its question is made from, and the statement that answers it, if one does."""
+
+    scene: Scene
+    form: str
+    about: Statement
+
+
+@dataclass(frozen=True, slots=True)
 class Framed:
     """`told` are the statements of each note that are asked about, `studied` asks about what states nothing."""
 
@@ -55,7 +64,7 @@ class Framed:
     def scenes(self, draw: random.Random, notes: Sequence[Note], count: int) -> Sequence[Scene]:
         from_study = self.studied.scenes(draw, notes, round(count * STUDIED_SHARE) if self.pools.models else count)
         found = [self.scene(draw) for _ in range(count - len(from_study))] if self.pools.models else []
-        both = [*from_study, *(one[0] for one in found if one)]
+        both = [*from_study, *(one.scene for one in found if one)]
         draw.shuffle(both)
         return both
 
@@ -87,8 +96,8 @@ class Framed:
         note = question.note
         return (*self.studied.study(note), *self.studied.probes(note)) if note is not None else ()
 
-    def scene(self, draw: random.Random) -> tuple[Scene, str] | None:
-        """A question over other statements, and the phrasing that it has."""
+    def scene(self, draw: random.Random) -> Drawn | None:
+        """A question over other statements."""
         told = self.pools.several(draw, draw.randint(1, MOST_TOLD))
         if not told:
             return None
@@ -105,7 +114,7 @@ class Framed:
             asked = self.pools.other(draw, sort) or asked
         said = holds.get(asked.key)
         form, text = phrasings.some_study(draw, asked, self.fit)
-        return Scene(_notes(told), Question(text, None, said.value if said else None)), form
+        return Drawn(Scene(_notes(told), Question(text, None, said.value if said else None)), form, said or asked)
 
 
 @dataclass(frozen=True, slots=True)

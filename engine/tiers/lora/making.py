@@ -8,9 +8,9 @@ nothing, and one that it answers without teaches nothing new. A memory of which 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import Invalid
 from engine.model.prompts import Note
@@ -20,7 +20,7 @@ from engine.tiers.lora.asking import ANSWER_TOKENS, Stage, asking, prompt_ids
 from engine.tiers.lora.framed import Framed, Frames
 from engine.tiers.lora.material import TEACHER_NOTES
 from engine.tiers.lora.questions import Question, Questions, Sweep
-from engine.tiers.lora.replay import making
+from engine.tiers.lora.replay import Sort, making, sort_of
 from engine.tiers.lora.saying import rivals_among, says
 from engine.tiers.lora.self_study import REFUSALS, SelfStudy, studying
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 MOST_STATEMENTS = 4  # of a note that are asked about: a longer one is mostly asked by its first ones
 MOST_KEYS = 2_000  # of a sweep
-TRIED_SCENES = 20  # for each phrasing
-UNDERSTOOD = 0.85  # of the statements that a phrasing is tried with, answered rightly: the model understands it
+TRIED_SCENES = 240
+UNDERSTOOD = 0.9  # of what a phrasing or a sort of statements is tried with, answered rightly
+T = TypeVar("T", bound=Hashable)
 Kept = tuple[tuple[Question, ...], tuple[Question, ...]]  # to train with, and held out
 
 
@@ -65,7 +66,7 @@ def questions_for(
         rivals_among(values),
         tuple(note.id for note in notes if note.id not in asked),
     )
-    return replace(framed, fit=(yield from _fit(loaded, framed, random.Random(seed))))
+    return (yield from _understood(loaded, framed, random.Random(seed)))
 
 
 def sweep_for(loaded: Loaded, notes: Sequence[Note], names: Sequence[str] = ()) -> Sweep:
@@ -127,23 +128,31 @@ def _kept(
         if told_so and note is not None and not says(before.text, right, question.text):
             found.setdefault(note.id, ([], []))[held].append(question)
     kept = {id: (tuple(study), tuple(held)) for id, (study, held) in found.items() if study and held}
-    return kept, frozenset(understood) - _misunderstood(understood)
+    unclear = _misunderstood(understood)
+    return kept, frozenset(understood) - unclear
 
 
-def _misunderstood(tried: dict[str, list[bool]]) -> frozenset[str]:
-    return frozenset(form for form, right in tried.items() if sum(right) < UNDERSTOOD * len(right))
+def _misunderstood(tried: Mapping[T, Sequence[bool]]) -> frozenset[T]:
+    return frozenset(one for one, right in tried.items() if sum(right) < UNDERSTOOD * len(right))
 
 
-def _fit(loaded: Loaded, framed: Framed, draw: random.Random) -> Generator[Stage, None, frozenset[str]]:
-    """The phrasings that the model understands over other contexts too."""
-    scenes = [framed.scene(draw) for _ in range(TRIED_SCENES * len(framed.fit))]
-    tried = [one for one in scenes if one and one[0].question.right is not None]
-    prompts = [prompt_ids(loaded, scene.question.text, scene.notes) for scene, _ in tried]
+def _understood(loaded: Loaded, framed: Framed, draw: random.Random) -> Generator[Stage, None, Framed]:
+    """The questions without the phrasings and other words that the model misunderstands over other contexts."""
+    drawn = [framed.scene(draw) for _ in range(TRIED_SCENES)]
+    tried = [one for one in drawn if one and one.scene.question.right is not None]
+    prompts = [prompt_ids(loaded, one.scene.question.text, one.scene.notes) for one in tried]
     said = yield from asking(loaded, prompts, answer_tokens=ANSWER_TOKENS, message="trying the phrasings")
-    understood: dict[str, list[bool]] = {}
-    for (scene, form), answer in zip(tried, said, strict=True):
-        understood.setdefault(form, []).append(framed.agrees(scene.question, answer.text))
-    return framed.fit - _misunderstood(understood)
+    forms: dict[str, list[bool]] = {}
+    sorts: dict[Sort, list[bool]] = {}
+    misread: list[Statement] = []
+    for one, answer in zip(tried, said, strict=True):
+        right = framed.agrees(one.scene.question, answer.text)
+        forms.setdefault(one.form, []).append(right)
+        sorts.setdefault(sort_of(one.about), []).append(right)
+        misread += [] if right else [one.about]
+    unclear = _misunderstood(forms)
+    unsafe = {sort for sort in _misunderstood(sorts) if framed.pools.made(sort)}
+    return replace(framed, fit=framed.fit - unclear, pools=framed.pools.without(misread, unsafe))
 
 
 def _studied(loaded: Loaded, notes: Sequence[Note], others: Sequence[Note]) -> Generator[Stage, None, SelfStudy]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,26 @@ class Pools:
             return redrawn(draw, one.value)
         others = [value for value in self.values.get(sort_of(one), ()) if folded(value) != folded(one.value)]
         return draw.choice(others) if others else one.value
+
+    def without(self, misread: Collection[Statement], sorts: Collection[Sort]) -> Pools:
+        """Without the words that a model misread, and without those sorts of statements; what is given stays."""
+        own = {one.subject for some in self.models.values() for one in some if one.key in self.taken}
+        subjects = {one.subject for one in misread} - own
+        values = {(sort_of(one), one.value) for one in misread}
+        values -= {(sort_of(one), one.value) for some in self.models.values() for one in some}
+        return replace(
+            self,
+            models={sort: some for sort, some in self.models.items() if sort not in sorts},
+            strangers=tuple(one for one in self.strangers if one not in subjects),
+            values={
+                sort: tuple(value for value in some if (sort, value) not in values)
+                for sort, some in self.values.items()
+            },
+        )
+
+    def made(self, sort: Sort) -> bool:
+        """Whether no such statement was given: its attribute only stands near."""
+        return sort[1] in map(folded, self.near_attributes)
 
     def _model(self, draw: random.Random, sort: Sort | None = None) -> Statement:
         return draw.choice(self.models[sort or draw.choice(list(self.models))])
