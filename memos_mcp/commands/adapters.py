@@ -34,12 +34,14 @@ def show(session: Session, options: argparse.Namespace) -> int:
     if session.screen.as_json:
         session.screen.json({"adapters": rows})
         return DONE
-    if not rows:
-        cube = options.cube or "CUBE"
-        session.screen.remark(f"there is no adapter: memos-mcp tier train {cube} makes one")
-        return DONE
-    session.screen.table(HEADINGS, [_row(row) for row in rows])
-    if options.memories:
+    shown = [row for row in rows if options.all or row["state"] != "gone"]
+    if shown:
+        session.screen.table(HEADINGS, [_row(row) for row in shown])
+    else:
+        session.screen.remark(f"there is no adapter: memos-mcp tier train {options.cube or 'CUBE'} makes one")
+    if gone := len(rows) - len(shown):
+        session.screen.remark(f"{gone:,} earlier versions are gone, with memories or by hand: --all shows them")
+    if options.memories and shown:
         session.screen.line()
         session.screen.table(("cube", "version", "memory", ""), [line for row in rows for line in _memories(row)])
     return DONE

@@ -44,7 +44,7 @@ def _words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items()) or "-"
     if isinstance(value, list):
-        return ", ".join(_words(inner) for inner in value) or "-"
+        return "\n".join(_words(inner) for inner in value) or "-"
     return str(value)
 
 

@@ -103,7 +103,7 @@ def work_in_words(row: dict[str, Any]) -> str:
     if row["told"]:
         return str(row["told"])
     if row["message"] and row["total"]:
-        return f"{row['done']:,.0f} of {row['total']:,.0f}: {row['message']}"
+        return f"{row['done'] / row['total']:.0%}: {row['message']}"
     return str(row["message"] or row["reason"])
 
 

@@ -84,6 +84,7 @@ def _train(p: argparse.ArgumentParser) -> None:
 def _adapters(p: argparse.ArgumentParser) -> None:
     p.add_argument("cube", nargs="?", metavar="CUBE", help="only of this cube")
     p.add_argument("--memories", action="store_true", help="also say of each what it knows and what it missed")
+    p.add_argument("--all", action="store_true", help="also versions that are gone")
 
 
 def _activate(p: argparse.ArgumentParser) -> None:
