@@ -19,6 +19,7 @@ from cubes import Action, Memory
 from engine.answering.answering import Answering
 from engine.answering.notes import note_of
 from engine.distilling.choosing import chosen, remaining
+from engine.distilling.effort import Effort
 from engine.distilling.working import Kind, Task, Working
 from engine.embeddings import SYSTEM
 from engine.errors import Busy, Conflict, Invalid, MemosError
@@ -61,7 +62,7 @@ class Distilling:
     def __init__(self, parts: Parts, answering: Answering) -> None:
         self._parts, self._answering = parts, answering
         self._settings = parts.vault.settings
-        self.replayed = 0  # rows of each kind that hold the model still in a training; 0: as many as suit
+        self.effort = Effort()
         self.working = Working(parts)
         self.working.kinds[DISTIL] = Kind(self._distil, self._answering.untrainable)
         self.working.kinds[RETRAIN] = Kind(self._retrain, self._answering.untrainable)
@@ -257,10 +258,12 @@ class Distilling:
 
         def job(loaded: Any) -> Iterator[Any]:
             rank, steps, seed = (int(header.get(name) or 0) for name in ("rank", "steps", "seed"))
-            plan = plan_for(loaded, rank, steps, seed, limits)
+            plan = plan_for(loaded, rank, steps, seed, limits, self.effort)
             require_room(loaded, plan, limits)
             resident = local.adapters.resident(loaded)
-            return training(loaded, resident, f"training-{task.row.id}", notes, plan, run.checkpoint, self.replayed)
+            return training(
+                loaded, resident, f"training-{task.row.id}", notes, plan, run.checkpoint, self.effort.replayed
+            )
 
         task.tell(0.0, 1.0, f"{len(notes)} memories")
         try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.distilling.effort import Effort
 from engine.errors import TooLarge, Unavailable
 from engine.model.loading import Loaded
 from engine.model.prompts import Note
@@ -51,15 +52,16 @@ class Trained:
     subjects: tuple[str, ...]
 
 
-def plan_for(loaded: Loaded, rank: int, steps: int, seed: int, limits: Limits) -> Plan:
+def plan_for(loaded: Loaded, rank: int, steps: int, seed: int, limits: Limits, effort: Effort | None = None) -> Plan:
     """How to train this model; 0 for rank or steps: as it is best."""
-    plan = Plan()
+    plan, effort = Plan(), effort or Effort()
     return Plan(
         rank=rank or plan.rank,
         alpha=2 * (rank or plan.rank),
         learning_rate=learning_rate_for(loaded.info.parameters),
-        steps=steps or plan.steps,
+        steps=steps or effort.steps or plan.steps,
         seed=seed,
+        checkpoint_steps=effort.checkpoint_steps or plan.checkpoint_steps,
         max_seconds=60 * limits.minutes,
         max_bytes=limits.bytes,
     )

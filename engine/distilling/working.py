@@ -89,7 +89,7 @@ class Working:
         self.kinds: dict[str, Kind] = {}
         self._threads: list[Working] = [] if beside is None else beside._threads
         self._threads.append(self)
-        self._lock = threading.Lock() if beside is None else beside._lock
+        self._lock: threading.Lock = threading.Lock() if beside is None else beside._lock
         self._running: dict[str, Task] = {} if beside is None else beside._running
         self._put_off: dict[str, float] = {}
         self._wake, self._closing = threading.Event(), threading.Event()

@@ -1,0 +1,27 @@
+"""A store with a few statements and the small model, whose trainings are cut short: they teach little in no time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.memos import MemOS
+from engine.settings import Settings
+from tests.conftest import HandClock
+from tests.engine.distilling.short import SHORT, TOLD
+from tests.engine.stores import opened, say
+
+
+@pytest.fixture
+def trainable(settings: Settings, latest_wins: Path, clock: HandClock) -> Iterator[MemOS]:
+    torch.set_num_threads(1)
+    with opened(replace(settings, model=str(latest_wins), model_dtype="float32"), clock) as memos:
+        memos._distilling.effort = SHORT
+        for text in TOLD:
+            clock.pass_by(minutes=1)
+            say(memos, text, cube="home")
+        yield memos
