@@ -371,6 +371,7 @@ class EngineStatus:
     audit_length: int
     encrypted: bool = False  # at rest: see `engine.vault.encrypting`
     model: str | None = None  # the local model and how it stands, for the owner
+    reader: str | None = None  # who draws facts from conversations and how it stands, for the owner
     adapters: tuple[tuple[str, str], ...] = ()  # cube -> which version serves, and what it knows
     work: tuple[str, ...] = ()  # long work that is under way, waits, or failed of late, in words
 

@@ -30,13 +30,14 @@ from engine.reader.endpoint import Endpoint
 from engine.reader.extraction import Asker
 from engine.reader.turns import READ_ROLES
 from engine.remembering import Noting
+from engine.tier_operations import WorkState
 from engine.vault import Transaction
 
 READ = "read"  # the kind of work
 LOCAL = "model"  # the reader of the settings that is the local model
 MOST_UNASKED_TURNS = 500  # of a conversation: from more, facts are drawn only if that is asked for
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 15.0, 3_600.0  # after a reader failed: doubled each time
-WAIT_STEP_S = 0.2
+WAIT_STEP_S, NOTED_S = 0.2, 10.0
 
 
 class Drawing:
@@ -123,13 +124,17 @@ class Drawing:
         try:
             while not outcome.over.wait(WAIT_STEP_S) and self._is_open(work):
                 view = self.working.view(work)
+                if view.state is WorkState.WAITING and (why := self._waits()) is not None:
+                    return replace(result, remarks=(why,))
                 progress(view.done, view.total, view.message or "drawing facts")
         except Cancelled:
             return replace(result, remarks=("the turns are stored; facts are drawn from them in the background",))
         finally:
             with self._lock:
                 self._awaited.pop(work, None)
-        if not outcome.over.is_set():  # it was over before anybody waited: sent again, or done by another process
+        if outcome.noted is not None:
+            outcome.noted.wait(NOTED_S)
+        else:  # it was over before anybody waited: sent again, or done by another process
             outcome.told = self.working.view(work).told
         return replace(result, facts=outcome.facts, remarks=(outcome.told,) if outcome.told else ())
 
@@ -152,24 +157,24 @@ class Drawing:
             told = Reading(self._parts, task, self._reader(), outcome).run()
         except Trouble as trouble:
             self._failed(str(trouble))
-            self._over(task.row.id, outcome.facts, _later(str(trouble)))
+            self._over(task, outcome.facts, _later(str(trouble)))
             raise Busy(str(trouble)) from trouble  # it is tried again until it succeeds or is cancelled
         except Cancelled:
             task.tell(task.done, task.total, task.message)
             raise
         except MemosError as error:
-            self._over(task.row.id, outcome.facts, f"facts could not be drawn: {error}")
+            self._over(task, outcome.facts, f"facts could not be drawn: {error}")
             raise
         with self._lock:
             self._trouble, self._pause_s = "", FIRST_PAUSE_S
-        self._over(task.row.id, outcome.facts, told)
+        self._over(task, outcome.facts, told)
         return told
 
-    def _over(self, work: str, facts: tuple[Stored, ...], told: str) -> None:
+    def _over(self, task: Task, facts: tuple[Stored, ...], told: str) -> None:
         with self._lock:
-            outcome = self._awaited.get(work)
+            outcome = self._awaited.get(task.row.id)
             if outcome is not None:
-                outcome.facts, outcome.told = facts, told
+                outcome.facts, outcome.told, outcome.noted = facts, told, task.ended
                 outcome.over.set()
 
     def _failed(self, why: str) -> None:

@@ -44,6 +44,7 @@ class Outcome:
     facts: tuple[Stored, ...] = ()
     told: str = ""
     over: threading.Event = field(default_factory=threading.Event)
+    noted: threading.Event | None = None  # set when the record of the work says so, too
 
 
 class Reading:

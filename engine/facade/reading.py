@@ -131,6 +131,7 @@ class Reading(Wired):
             audit_length=revision,
             encrypted=not parts.vault.sealer.plain,
             model=self._answering.standing() if owner else None,
+            reader=self._drawing.standing() if owner else None,
             adapters=self._adapters.in_words(names, caller),
             work=self._distilling.told(caller),
         )
