@@ -1,4 +1,4 @@
-"""A store with a few memories, and adapters of them that are kept without a training: what they say is no matter here."""
+"""A store with a few memories, and adapters of them that are kept without a training: what these say matters not."""
 
 from __future__ import annotations
 
