@@ -29,7 +29,7 @@ from engine.vault import Transaction
 
 MOST_IN_A_ROW = 200  # memories
 LATELY = timedelta(seconds=WINDOW_S[Level.KV])  # crossings that only this process knows of are kept for so long
-BY_REPLIES = "replies went without its KV cache more than once"
+BY_REPLIES = "a reply went without its KV cache"
 
 
 class Training(Protocol):

@@ -26,6 +26,7 @@ from engine.scheduler.plan import FULL_FROM
 from engine.scheduling.noting import crossings, heat_from
 from engine.settings import Settings
 from engine.tier_operations import AdapterState
+from engine.tiers.lora.headers import known_pairs
 from engine.vault import queries
 from engine.vault.adapters import adapters_of
 from engine.vault.artifacts import artifacts_of
@@ -198,7 +199,7 @@ def adapters_there(connection: Connection) -> tuple[dict[str, tuple[int, str]], 
             continue
         size = next((one.bytes for one in artifacts_of(connection, row.cube) if one.id == row.artifact), 0)
         adapters[row.cube] = Adapter(row.cube, size, row.changed_at)
-        known.update({id: (int(version), row.cube) for id, version in row.header.get("known", ())})
+        known.update({id: (version, row.cube) for id, version in known_pairs(row)})
     return known, adapters
 
 
