@@ -202,8 +202,9 @@ class Artifact:
     digest: str
     bytes: int
     sources: tuple[tuple[str, int], ...]  # (memory id, version)
-    state: str  # kept, stale, …
+    state: str  # kept, stale, …; of an adapter, what its version does (serving, resting, failed)
     created_at: datetime
+    version: int = 0  # of an adapter
 
 
 @dataclass(frozen=True, slots=True)

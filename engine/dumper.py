@@ -24,7 +24,9 @@ from engine.errors import Invalid, NotFound
 from engine.governance.access import by_name, clearance, no_cube, require
 from engine.operations import Caller, Progress
 from engine.parts import Parts, visible
+from engine.tier_operations import AdapterState
 from engine.vault import past, queries
+from engine.vault.adapters import adapters_of
 from engine.vault.artifacts import ArtifactRow, artifacts_of
 from engine.vault.blobs import blob_path, open_blob
 from engine.vault.connection import Connection
@@ -269,8 +271,11 @@ def _artifacts(
     if request.snapshot is not None:
         return
     settings, sealer = parts.vault.settings, parts.vault.sealer
+    adapters = {row.artifact: row.state for row in adapters_of(connection, request.cube)}
     for row in artifacts_of(connection, request.cube):
         if signed and not row.vouched:
+            continue
+        if row.kind == ArtifactKind.LORA and not _may_go(connection, plan, row, adapters.get(row.id)):
             continue
         if plan.reading.everything or _all_packed(connection, plan, row):
             header = ArtifactHeader(
@@ -287,6 +292,14 @@ def _artifacts(
                 continue  # it is being written, or has just been dropped
             blob = open_blob(settings, row.digest, sealer)
             yield PackedArtifact(header, lambda blob=blob: blob)  # type: ignore[misc]
+
+
+def _may_go(connection: Connection, plan: _Plan, row: ArtifactRow, state: AdapterState | None) -> bool:
+    """Whether an adapter is passed on: none that failed, and none where anything was left out. What it was trained
+    beside, that nothing else was to change, may have been that.
+    """
+    passed = state in (AdapterState.SERVING, AdapterState.RESTING)
+    return passed and plan.redacted is None and not plan.without and _all_packed(connection, plan, row)
 
 
 def _all_packed(connection: Connection, plan: _Plan, row: ArtifactRow) -> bool:

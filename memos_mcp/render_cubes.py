@@ -215,6 +215,7 @@ def artifact(row: Artifact) -> dict[str, Any]:
         "bytes": row.bytes,
         "sources": [{"id": id, "version": version} for id, version in row.sources],
         "state": row.state,
+        "version": row.version or None,
         "created_at": when(row.created_at),
     }
 

@@ -25,6 +25,7 @@ from engine.governance.access import allowed, clearance, granted, no_cube
 from engine.governance.policy import check_policy
 from engine.loader.comparison import compared
 from engine.loader.staged import (
+    KEPT,
     Staged,
     batches,
     stage_all,
@@ -39,7 +40,8 @@ from engine.operations import Caller, Progress
 from engine.parts import Parts, answered, check_cube_name, once, readable_cubes, require_fit
 from engine.settings import Settings
 from engine.vault import Transaction, queries, staging
-from engine.vault.artifacts import artifacts_of
+from engine.vault.adapters import adapters_of
+from engine.vault.artifacts import ArtifactRow, artifacts_of
 from engine.vault.connection import Connection
 
 
@@ -243,16 +245,21 @@ def listed(parts: Parts, cube: str, caller: Caller, model: str = "") -> tuple[Ar
 
 
 def _seen(connection: Connection, cube: MemCube, caller: Caller, model: str) -> Iterator[Artifact]:
-    seen = clearance(caller.principal, cube)
+    adapters = {row.artifact: row for row in adapters_of(connection, cube.name)}
     for row in artifacts_of(connection, cube.name):
-        places = queries.places_of(connection, [id for id, _ in row.sources])
-        if caller.principal.owner or all(
-            id in places and places[id][0] == cube.name and places[id][1] in seen for id, _ in row.sources
-        ):
-            state = standing(row.fingerprint, model)
-            yield Artifact(
-                row.id, row.cube, row.kind, row.fingerprint, row.digest, row.bytes, row.sources, state, row.created_at
-            )
+        if caller.principal.owner or _may_see(connection, cube, row, caller):
+            version, state = adapters.get(row.id), standing(row.fingerprint, model)
+            if version is not None:
+                state = version.state.value if state == KEPT else f"{version.state.value}, {state}"
+            number = 0 if version is None else version.version
+            told = (row.kind, row.fingerprint, row.digest, row.bytes, row.sources, state, row.created_at, number)
+            yield Artifact(row.id, row.cube, *told)
+
+
+def _may_see(connection: Connection, cube: MemCube, row: ArtifactRow, caller: Caller) -> bool:
+    seen = clearance(caller.principal, cube)
+    places = queries.places_of(connection, [id for id, _ in row.sources])
+    return all(id in places and places[id][0] == cube.name and places[id][1] in seen for id, _ in row.sources)
 
 
 # --- recorded answers -------------------------------------------------------------------------------------------------

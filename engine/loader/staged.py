@@ -12,20 +12,25 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from cubes.bundle import Bundle
 from cubes.container import CHUNK_BYTES
-from cubes.manifest import ArtifactHeader
+from cubes.manifest import ArtifactHeader, ArtifactKind
 from cubes.records import PackedMemory, PackedVersion
 from engine.clock import ALPHABET
 from engine.cube_operations import MAX_SNAPSHOTS
 from engine.embeddings import SYSTEM
-from engine.errors import Conflict, MemosError
+from engine.errors import Conflict, Corrupt, MemosError
 from engine.operations import Progress
 from engine.parts import Parts, memory_key
+from engine.tier_operations import AdapterState
+from engine.tiers.lora.headers import installed_header
+from engine.tiers.lora.plain import told_by
 from engine.vault import Transaction, past, staging
+from engine.vault.adapters import AdapterRow, next_version, put_adapter
 from engine.vault.artifacts import ArtifactRow, put_artifacts
-from engine.vault.blobs import keep_blob
+from engine.vault.blobs import keep_blob, open_blob
 from engine.vault.connection import Connection
 from engine.vault.ranges import FullRecord
 from engine.vault.rows import Record
@@ -103,6 +108,7 @@ class Staged:
     embedded: int = 0  # memories that need no vectors any more
     renamed: list[str] = field(default_factory=list)  # old ids of those that got another one
     unusual: dict[str, str] = field(default_factory=dict)  # old id -> its new one, where the first choice was taken
+    adapters: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # (id, header), in the order of versions
 
     def new_id(self, id: str) -> str:
         """The new id of one that was renamed."""
@@ -111,6 +117,9 @@ class Staged:
     def settle(self, transaction: Transaction, lacking: int) -> None:
         """What goes with showing: whose vectors these are, how many lack any, and that the index is made anew."""
         parts, name = self.parts, self.cube
+        for id, header in self.adapters:
+            version = next_version(transaction, name)
+            put_adapter(transaction, AdapterRow(id, name, version, AdapterState.RESTING, header, transaction.now))
         if self.embedder:
             parts.embeddings.claim(transaction)
         transaction.after(lambda: parts.indexes.drop(name))
@@ -178,7 +187,7 @@ class Staged:
         for header, stream in self.bundle.artifacts():
             if not is_wanted(header):
                 continue
-            id = vault.write(lambda transaction, header=header: self._put(transaction, header, new), SYSTEM)  # type: ignore[misc]
+            row = vault.write(lambda transaction, header=header: self._put(transaction, header, new), SYSTEM)  # type: ignore[misc]
 
             def chunks(stream: object = stream) -> Iterator[bytes]:
                 while chunk := stream.read(CHUNK_BYTES):  # type: ignore[attr-defined]
@@ -186,10 +195,22 @@ class Staged:
                     yield chunk
 
             keep_blob(vault.settings, header.digest, chunks(), vault.sealer)
-            told.append((id, standing(header.fingerprint, self.model)))
+            told.append((row.id, standing(header.fingerprint, self.model)))
+            if header.kind is ArtifactKind.LORA:
+                self._add_adapter(row)
+        self.adapters.sort(key=lambda item: (item[1]["created_at"], item[0]))
         return tuple(told)
 
-    def _put(self, transaction: Transaction, header: ArtifactHeader, new: dict[str, str]) -> str:
+    def _add_adapter(self, row: ArtifactRow) -> None:
+        """Make a version of what was staged, if it was written as ours are; others are kept, and of no use here."""
+        vault = self.parts.vault
+        with open_blob(vault.settings, row.digest, vault.sealer) as blob:
+            try:
+                self.adapters.append((row.id, installed_header(told_by(blob, row.id), row)))
+            except Corrupt as error:
+                log.info("%s", error)
+
+    def _put(self, transaction: Transaction, header: ArtifactHeader, new: dict[str, str]) -> ArtifactRow:
         id = header.id
         for attempt in range(TRIES):
             if not transaction.rows("SELECT id FROM artifacts WHERE id = ?", [id]):
@@ -209,7 +230,7 @@ class Staged:
             vouched=signature is not None and signature.known,  # else what it computed may be anything
         )
         put_artifacts(transaction, [row], transaction.head.seq)
-        return id
+        return row
 
 
 def record_of_packed(parts: Parts, version: PackedVersion, cube: str, id: str, label: int, revision: int) -> Record:

@@ -171,6 +171,8 @@ def unpack(session: Session, options: argparse.Namespace) -> int:
         session.screen.json({"folder": str(folder), **counts})
     else:
         session.screen.line(f"{counts['memories']:,} memories are in {folder} as Markdown")
+        if counts.get("adapters"):
+            session.screen.line(f"{counts['adapters']} adapters are in {folder / 'adapters'} as PEFT folders")
     return DONE
 
 

@@ -3,6 +3,7 @@
     DIR/manifest.json                         what the bundle says of itself, byte for byte
     DIR/memories/000/000000-m_….md            front matter with the whole header, then what the memory says
     DIR/history/000/000000-m_….json           its earlier versions, where there are any
+    DIR/adapters/a_…/                         an adapter as a plain folder, which PEFT itself loads
 
 What must stay true: the folder is there whole or not at all; nothing in a bundle decides where a file is written; one
 memory is in memory at a time. Nothing here is read back: `cube install` takes the bundle itself.
@@ -22,9 +23,11 @@ from typing import Any
 import yaml
 
 from cubes.bundle import Bundle
-from cubes.manifest import to_bytes
+from cubes.manifest import ArtifactKind, to_bytes
 from cubes.records import PackedMemory, to_plain
+from engine.errors import Corrupt
 from engine.files import sync_folder
+from engine.tiers.lora.plain import write_folder
 from memos_mcp.commands.session import Failure
 
 A_FOLDER = 1_000  # memories in one
@@ -71,7 +74,28 @@ def _write(bundle: Bundle, folder: Path, watch: Watch) -> dict[str, int]:
             earlier = json.dumps(record["history"], ensure_ascii=False, indent=2) + "\n"
             _file(folder / "history" / f"{name}.json", earlier.encode())
         watch(number + 1, total, "memories")
-    return {"memories": number + 1, "histories": histories}
+    counts = {"memories": number + 1, "histories": histories}
+    return counts | ({"adapters": adapters} if (adapters := _adapters(bundle, folder)) else {})
+
+
+def _adapters(bundle: Bundle, folder: Path) -> int:
+    """Write the adapters that memos-mcp made; how many. Those of other programs are left out: their form is unknown."""
+    count = 0
+    for number, (header, stream) in enumerate(bundle.artifacts()):
+        if header.kind is not ArtifactKind.LORA:
+            continue
+        place = folder / "adapters" / (header.id if SAFE.match(header.id) else f"{number:06}")
+        for made in (place.parent, place):
+            made.mkdir(mode=0o700, exist_ok=True)
+        try:
+            write_folder(stream, place, header.id)
+        except Corrupt:
+            place.rmdir()
+            continue
+        count += 1
+    if not count:
+        shutil.rmtree(folder / "adapters", ignore_errors=True)
+    return count
 
 
 def _markdown(memory: PackedMemory, record: dict[str, Any]) -> bytes:

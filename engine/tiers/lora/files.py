@@ -26,9 +26,11 @@ from safetensors.torch import save
 
 from engine.errors import Conflict, Corrupt, Invalid, NotFound
 from engine.files import sync_folder
+from engine.tiers.lora.plain import CARD_FILE as CARD
+from engine.tiers.lora.plain import CONFIG_FILE as CONFIG
+from engine.tiers.lora.plain import VERSION
+from engine.tiers.lora.plain import WEIGHTS_FILE as WEIGHTS
 
-CARD, CONFIG, WEIGHTS = "memos_adapter.json", "adapter_config.json", "adapter_model.safetensors"
-VERSION = 1
 MAX_CARD_BYTES = 64_000_000
 
 

@@ -5,16 +5,22 @@ A version that is gone has an empty header: its view says when it went, and noth
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import Corrupt
 from engine.tier_operations import AdapterState, AdapterView, Judged
+from engine.tiers.lora.plain import Told
 from engine.vault.adapters import AdapterRow
+from engine.vault.artifacts import ArtifactRow
 
 if TYPE_CHECKING:
     from engine.tiers.lora.store import Made
+
+INSTALLED = "installed"  # how a version was made that came with a file
 
 
 def header_of(made: Made, blob: str, size: int, now: datetime) -> dict[str, Any]:
@@ -38,6 +44,43 @@ def header_of(made: Made, blob: str, size: int, now: datetime) -> dict[str, Any]
         "created_at": now.isoformat(),
         "reason": made.reason,
     }
+
+
+def installed_header(told: Told, row: ArtifactRow) -> dict[str, Any]:
+    """The JSON of a version that came with a file: nothing that it claims to know is believed.
+
+    Raises:
+        Corrupt: what it says of itself makes no sense.
+    """
+    card, rank = told.card, told.config.get("r")
+    numbers = (rank, card.get("seed"), card.get("steps"))
+    if not isinstance(card.get("digest"), str) or not all(isinstance(one, int) for one in numbers):
+        raise Corrupt(f"the adapter {row.id} says nothing of how it was made: leave it out, or pack the cube anew")
+    return {
+        "model": row.fingerprint,
+        "digest": card["digest"],
+        "blob": row.digest,
+        "bytes": row.bytes,
+        "rank": rank,
+        "made": INSTALLED,
+        "sources": [[id, version, False] for id, version in row.sources],
+        "judged": None,
+        "parents": [],
+        "subjects": [],
+        "seed": card["seed"],
+        "steps": card["steps"],
+        "seconds": 0.0,
+        "peak_bytes": 0,
+        "created_at": row.created_at.isoformat(),
+        "reason": None,
+    }
+
+
+def packed_metadata(made: Made) -> str:
+    """What a file says of an adapter beside its blob: how it was made, never what it knows."""
+    card, rank = made.card, int(getattr(made.config, "r", 0))
+    told = {"made": made.made, "rank": rank, "seed": card.seed, "steps": card.steps}
+    return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
 
 def judged_json(judged: Judged) -> dict[str, Any]:

@@ -19,24 +19,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cubes import State
 from engine.clock import Clock, Ids
-from engine.errors import Conflict, Corrupt, Invalid, MemosError, NotFound
-from engine.lifecycle.states import LIVE
+from engine.errors import Conflict, Corrupt, Invalid, MemosError
 from engine.operations import Caller
 from engine.settings import Settings
 from engine.tier_operations import AdapterState, AdapterView, Judged
-from engine.tiers.lora.headers import header_of, judged_json, judged_of, source_pairs, view_of
+from engine.tiers.lora.headers import header_of, judged_json, packed_metadata, source_pairs, view_of
+from engine.tiers.lora.versions import are_current, require_passed, rest, row_of
 from engine.vault import Change, MemVault, Transaction
 from engine.vault.adapters import KIND, AdapterRow, adapters_of, next_version, put_adapter, set_state
 from engine.vault.artifacts import ArtifactRow, drop_artifacts, put_artifacts, vouch
 from engine.vault.blobs import DIGEST_PREFIX, keep_blob, missing_blobs, read_blob
-from engine.vault.connection import Connection
 from engine.vault.staging import SHOWN
 
 if TYPE_CHECKING:
     from engine.model.loading import Loaded
-    from engine.tiers.lora.files import Card, Source
+    from engine.tiers.lora.files import Card
     from engine.tiers.lora.serving import Resident
 
 ATTACHED = "memos_adapters"  # the model holds its adapters: who unloads it lets go of them
@@ -63,6 +61,10 @@ class Made:
     subjects: tuple[str, ...] = ()  # that it can be asked about; they are dropped with it
     activate: bool = True  # where it passed
     reason: str | None = None
+
+    @property
+    def sources(self) -> tuple[tuple[str, int], ...]:
+        return tuple((one.id, one.version) for one in self.card.sources)
 
     @property
     def passed(self) -> bool:
@@ -96,7 +98,7 @@ class AdapterStore:
             NotFound: there is none.
         """
         with self._vault.reading() as connection:
-            return _row(connection, cube, version)
+            return row_of(connection, cube, version)
 
     def views(self, cube: str, model_fingerprint: str = "") -> tuple[AdapterView, ...]:
         """As people see them. `model_fingerprint`: of the model that is loaded; empty: none is."""
@@ -134,7 +136,7 @@ class AdapterStore:
         id, digest = self._ids.new("a"), _digest(content)
 
         def job(transaction: Transaction) -> AdapterRow | None:
-            if not are_current(transaction.connection, made.card.sources):
+            if not are_current(transaction.connection, made.sources):
                 return None
             now = transaction.now
             state = AdapterState.RESTING if made.passed or made.judged is None else AdapterState.FAILED
@@ -153,10 +155,11 @@ class AdapterStore:
                 standing=state.value,
                 made=made.made,
             )
-            artifact = ArtifactRow(id, made.cube, KIND, made.card.model, digest, len(content), sources, None, now)
+            about = packed_metadata(made)
+            artifact = ArtifactRow(id, made.cube, KIND, made.card.model, digest, len(content), sources, about, now)
             put_artifacts(transaction, [artifact], revision)
             if state is AdapterState.SERVING:
-                _rest(transaction, made.cube)
+                rest(transaction, made.cube)
             put_adapter(transaction, row)
             self._drop_old(transaction, made.cube, id)
             if transaction_extra is not None:
@@ -180,7 +183,7 @@ class AdapterStore:
         """
 
         def job(transaction: Transaction) -> AdapterRow:
-            found = _row(transaction.connection, row.cube, row.version)
+            found = row_of(transaction.connection, row.cube, row.version)
             sources = [[id, version, id in known] for id, version in source_pairs(found)]
             state = AdapterState.FAILED if judged.why else found.state
             if not judged.why and state is AdapterState.FAILED:
@@ -207,12 +210,12 @@ class AdapterStore:
         """
 
         def job(transaction: Transaction) -> AdapterRow | None:
-            row = None if version is None else _row(transaction.connection, cube, version)
+            row = None if version is None else row_of(transaction.connection, cube, version)
             if row is not None:
-                _require_passed(row)
+                require_passed(transaction.connection, row)
             if row is not None and row.state is AdapterState.SERVING:
                 return row
-            _rest(transaction, cube)
+            rest(transaction, cube)
             transaction.audit("activate_adapter", cube, reason=reason, version=None if row is None else row.version)
             if row is not None:
                 set_state(transaction, row.artifact, AdapterState.SERVING)
@@ -232,7 +235,7 @@ class AdapterStore:
         def job(transaction: Transaction) -> int:
             rows = [row for row in adapters_of(transaction.connection, cube) if row.state is not AdapterState.GONE]
             if version is not None:
-                rows = [_row(transaction.connection, cube, version)]
+                rows = [row_of(transaction.connection, cube, version)]
             if rows:
                 transaction.audit("drop_adapter", cube, reason=reason, versions=[row.version for row in rows])
                 drop_artifacts(transaction, [row.artifact for row in rows])
@@ -249,10 +252,11 @@ class AdapterStore:
             Corrupt: its weights are damaged.
         """
         from engine.tiers.lora.blobs import decode
-        from engine.tiers.lora.files import write_adapter
+        from engine.tiers.lora.files import Source, write_adapter
 
         config, tensors, card = decode(self._content(row), row.artifact, str(row.header["model"]))
-        write_adapter(folder, config, tensors, card)
+        sources = tuple(Source(*told) for told in row.header["sources"])  # as they are called, and were judged, here
+        write_adapter(folder, config, tensors, replace(card, sources=sources))
         return folder
 
     # --- on the model's thread -----------------------------------------------------------------------------------
@@ -365,42 +369,6 @@ class AdapterStore:
             transaction.unneeded.add(digest)
 
         self._vault.write(job, Caller())
-
-
-def are_current(connection: Connection, sources: Sequence[Source]) -> bool:
-    """Whether every memory is the one that an adapter was made from, and may be recalled still."""
-    rows = connection.execute(
-        f"SELECT id, version, state FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[])) AND {SHOWN}",
-        [[one.id for one in sources]],
-    ).fetchall()
-    now = {id: version for id, version, state in rows if State(state) in LIVE}
-    return all(now.get(one.id) == one.version for one in sources)
-
-
-def _row(connection: Connection, cube: str, version: int) -> AdapterRow:
-    there = [row for row in adapters_of(connection, cube) if row.state is not AdapterState.GONE]
-    found = [row for row in there if (row.state is AdapterState.SERVING if version == 0 else row.version == version)]
-    if found:
-        return found[0]
-    known = ", ".join(str(row.version) for row in there)
-    which = "that serves" if version == 0 else f"{version}"
-    remedy = f"there are {known}" if known else "distil one first (`memos-mcp tier build --lora`)"
-    raise NotFound(f"cube {cube!r} has no adapter version {which}: {remedy}")
-
-
-def _rest(transaction: Transaction, cube: str) -> None:
-    """Let the version that serves rest."""
-    for row in adapters_of(transaction.connection, cube):
-        if row.state is AdapterState.SERVING:
-            set_state(transaction, row.artifact, AdapterState.RESTING)
-
-
-def _require_passed(row: AdapterRow) -> None:
-    judged, called = judged_of(row.header), f"version {row.version} of the adapter of cube {row.cube!r}"
-    if judged is None:
-        raise Conflict(f"{called} was never judged here: activate it when its model is loaded, and it is judged first")
-    if judged.why:
-        raise Conflict(f"{called} did not pass: {'; '.join(judged.why)}; distil anew, or activate another version")
 
 
 def _digest(content: bytes) -> str:

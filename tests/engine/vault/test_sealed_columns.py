@@ -11,12 +11,17 @@ import pytest
 from engine.memos import MemOS
 from engine.operations import Caller, Fuse, Remember, Turn
 from engine.settings import Settings
+from engine.tier_operations import AdapterState, WorkState
+from engine.vault import Transaction
+from engine.vault.adapters import AdapterRow, put_adapter
 from engine.vault.aes import AesSealer
 from engine.vault.connection import Connection
+from engine.vault.heat import SceneRow, put_scenes
 from engine.vault.key_source import unwrap
 from engine.vault.schema import META_TABLE, MIGRATIONS
 from engine.vault.sealed_columns import READABLE, SEALED, SEALED_NOTES, tables, unopened
 from engine.vault.sealing import SEALING
+from engine.vault.work import WorkRow, put_work
 from tests.engine.stores import ME, archive, encrypted, say, settings_for, with_vectors
 
 
@@ -48,7 +53,17 @@ def store(tmp_path: Path) -> Settings:
             ),
             ME,
         )
+        memos._parts.vault.write(lambda transaction: _put_parametric(transaction, first), ME)
     return settings
+
+
+def _put_parametric(transaction: Transaction, memory: str) -> None:
+    """What adapters, long work and the log of uses say of a memory."""
+    told, now = {"subjects": ["vantablossom"], "reason": "vantablossom"}, transaction.now
+    for number in (1, 2):
+        put_adapter(transaction, AdapterRow(f"a_{number}", "default", number, AdapterState.RESTING, told, now))
+        put_work(transaction, WorkRow(f"w_{number}", "default", "distil", WorkState.WAITING, told, 0, now))
+    put_scenes(transaction, [SceneRow(now, "vantablossom", (memory,), b"vantablossom")] * 2)
 
 
 def test_no_column_of_an_encrypted_store_holds_a_word_of_what_was_said(store: Settings) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from tests.models.questions import Facts, some_notes
 PLAN = Plan(steps=110, batch=28, seed=1)
 REPLAYED = 300
 PLENTY = 1 << 30
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,20 @@ class Trained:
     distilled: Distilled
 
 
+_MADE: dict[str, Any] = {}  # once for a process, whichever folder of tests asks
+
+
+def made_once(name: str, make: Callable[[], T]) -> T:
+    if name not in _MADE:
+        _MADE[name] = make()
+    return _MADE[name]
+
+
 @pytest.fixture(scope="session")
 def loaded(latest_wins: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     torch.set_num_threads(1)
-    return load(str(latest_wins), Settings(data=tmp_path_factory.mktemp("data"), model_device="cpu"), lambda _: None)
+    settings = Settings(data=tmp_path_factory.mktemp("data"), model_device="cpu")
+    return made_once("loaded", lambda: load(str(latest_wins), settings, lambda _: None))
 
 
 @pytest.fixture
@@ -64,9 +76,10 @@ def trained(loaded: Loaded, folder: Path, seed: int, besides: Facts | None = Non
 
 @pytest.fixture(scope="session")
 def first(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return trained(loaded, tmp_path_factory.mktemp("adapters") / "first", 51)
+    return made_once("first", lambda: trained(loaded, tmp_path_factory.mktemp("adapters") / "first", 51))
 
 
 @pytest.fixture(scope="session")
 def second(loaded: Loaded, first: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return trained(loaded, tmp_path_factory.mktemp("adapters") / "second", 52, first.questions)
+    folder = tmp_path_factory.mktemp("adapters") / "second"
+    return made_once("second", lambda: trained(loaded, folder, 52, first.questions))
