@@ -56,6 +56,7 @@ from engine.scheduling import Scheduling
 from engine.scheduling.training import Trainings
 from engine.settings import Settings
 from engine.store.withdrawing import take_off
+from engine.tier_operations import WorkView
 from engine.vault import Change, MemVault, Transaction, restore_backup
 from engine.vault.work import REBUILD, RETRAIN
 from engine.watcher import Watcher
@@ -171,6 +172,10 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
         noting = self._drawing.noting(request.facts, caller, len(request.messages)) if request.messages else None
         stored = remembering.remember(self._parts, request, caller, progress, noting)
         return self._drawing.remembered(request, stored, progress)
+
+    def draw_facts(self, cube: str, caller: Caller) -> WorkView | None:
+        """Have facts drawn from the turns of a cube that nothing was drawn from. See `engine.drawing`."""
+        return self._drawing.read(cube, caller)
 
     def recall(self, request: Recall, caller: Caller) -> Recalled:
         """Find what answers a query. See `engine.recalling`."""

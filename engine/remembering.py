@@ -27,6 +27,7 @@ from engine.operations import (
 )
 from engine.parts import Parts, once, seen_in, visible, writable_cube
 from engine.reader import Draft, read
+from engine.reader.turns import READ_ROLES
 from engine.storing import Storing, Vectors
 from engine.text.recalled import blocks, escape
 from engine.vault import Transaction, queries
@@ -102,6 +103,11 @@ def _seen_now(parts: Parts, result: Remembered, caller: Caller) -> Remembered:
         for item in result.stored
     )
     return replace(result, stored=stored)
+
+
+def is_new_turn(draft: Draft, answer: Stored) -> bool:
+    """Whether a reader may draw something from it that it did not before."""
+    return draft.role in READ_ROLES and answer.status is not Status.DUPLICATE
 
 
 def foresee(parts: Parts, request: Remember, drafts: Sequence[Draft], caller: Caller) -> tuple[Stored, ...]:

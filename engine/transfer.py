@@ -28,7 +28,7 @@ from engine.parts import (
     writable_cube,
 )
 from engine.reader import Draft
-from engine.remembering import drafts_of, foresee, known, store
+from engine.remembering import Noting, drafts_of, foresee, is_new_turn, known, store
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record, row_of, stored_time
 from engine.vault.schema import MEMORY_COLUMNS
@@ -40,12 +40,14 @@ BATCH = 256
 class ImportReport:
     """What became of the records: counts, and what could not be put in and why (`record <number>: …`).
 
-    `kinds` counts the records that were added; `conflicts` those of them that contradict something.
+    `kinds` counts the records that were added; `conflicts` those of them that contradict something. `to_read`: turns
+    from which facts are drawn in the background.
     """
 
     added: int = 0
     duplicates: int = 0
     conflicts: int = 0
+    to_read: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
@@ -111,13 +113,14 @@ def import_memories(
     progress: Progress,
     *,
     dry_run: bool = False,
+    noting: Noting | None = None,
 ) -> ImportReport:
-    """Put in what `export_memories` gave out, or objects that have at least `content`.
+    """Put in what `export_memories` gave out, or objects that have at least `content`. See `remembering` for `noting`.
 
     `dry_run` says what would become of them and changes nothing; it does not see that a record repeats one of an
     earlier batch.
     """
-    taking = _Taking(parts, replace(caller, operation=None), dry_run)  # each record is a request of its own
+    taking = _Taking(parts, replace(caller, operation=None), dry_run, noting)  # each record is a request of its own
     batch: list[tuple[int, Mapping[str, Any]]] = []
     number = 0
     for number, record in enumerate(records, 1):
@@ -138,6 +141,7 @@ class _Taking:
     parts: Parts
     caller: Caller
     dry_run: bool
+    noting: Noting | None
     report: ImportReport = field(default_factory=ImportReport)
 
     def take(self, batch: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
@@ -242,7 +246,11 @@ class _Taking:
         request = Remember(cube=cube)
         if self.dry_run:
             return foresee(self.parts, request, drafts, self.caller)
-        return store(self.parts, request, drafts, self.caller, silent).stored
+        result = store(self.parts, request, drafts, self.caller, silent, self.noting)
+        if result.work is not None:
+            pairs = zip(drafts, result.stored, strict=True)
+            self.report.to_read += sum(is_new_turn(draft, answer) for draft, answer in pairs)
+        return result.stored
 
     # --- whole memories ------------------------------------------------------------------------------------------
 

@@ -165,8 +165,15 @@ def take_in(memos: MemOS, call: Call) -> object:
     records = call.params.get("records")
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise Invalid("'records' must be an array of objects")
-    rehearsal = call.params.get("dry_run") is True
-    return asdict(memos.import_memories(records, call.caller, call.progress, dry_run=rehearsal))
+    rehearsal, facts = (call.params.get(name) is True for name in ("dry_run", "facts"))
+    return asdict(memos.import_memories(records, call.caller, call.progress, dry_run=rehearsal, facts=facts))
+
+
+def draw_facts(memos: MemOS, call: Call) -> object:
+    from memos_mcp import render_tiers
+
+    work = memos.draw_facts(str(call.params.get("cube", "")), call.caller)
+    return {"work": None if work is None else render_tiers.work(work)}
 
 
 OF_CUBES = (
@@ -235,6 +242,7 @@ METHODS: dict[str, Callable[[MemOS, Call], object]] = {
     "backup": backup,
     "export": export,
     "import": take_in,
+    "draw_facts": draw_facts,
     **{name: _about_cubes(name) for name in OF_CUBES},
     **{name: _about_the_model(name) for name in OF_THE_MODEL},
     **{name: _about_tiers(name) for name in OF_TIERS},

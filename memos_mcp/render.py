@@ -167,6 +167,7 @@ def status(engine: EngineStatus) -> dict[str, Any]:
         "audit_length": engine.audit_length,
         "encrypted": engine.encrypted,
         "model": engine.model,
+        "reader": engine.reader,
         "adapters": dict(engine.adapters),
         "work": list(engine.work),
     }

@@ -17,26 +17,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from cubes import Action
 from engine.answering.answering import Answering
 from engine.answering.asking import LocalAsker
 from engine.distilling.working import OPEN, Kind, Task, Working
 from engine.drawing.reading import Outcome, Reading, Trouble
 from engine.errors import Busy, Cancelled, Invalid, MemosError, Unavailable
+from engine.governance.access import clearance, require
 from engine.model.remote import is_remote
-from engine.operations import Caller, Facts, Principal, Progress, Remember, Remembered, Status, Stored, silent
-from engine.parts import Parts
+from engine.operations import Caller, Facts, Principal, Progress, Remember, Remembered, Stored, silent
+from engine.parts import Parts, readable_cubes
 from engine.reader import Draft
 from engine.reader.endpoint import Endpoint
 from engine.reader.extraction import Asker
-from engine.reader.turns import READ_ROLES
-from engine.remembering import Noting
-from engine.tier_operations import WorkState
-from engine.vault import Transaction
+from engine.remembering import Noting, is_new_turn
+from engine.tier_operations import WorkState, WorkView
+from engine.vault import Transaction, queries
+from engine.vault.work import all_work
 
 READ = "read"  # the kind of work
 LOCAL = "model"  # the reader of the settings that is the local model
 MOST_UNASKED_TURNS = 500  # of a conversation: from more, facts are drawn only if that is asked for
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 15.0, 3_600.0  # after a reader failed: doubled each time
+NO_READER = (
+    "no reader is configured: set MEMOS_READER to `model`, or to the URL of an OpenAI-compatible server, before the "
+    "daemon starts (one that runs: memos-mcp stop)"
+)
 WAIT_STEP_S, NOTED_S = 0.2, 10.0
 
 
@@ -85,22 +91,52 @@ class Drawing:
             return None
 
         def note(transaction: Transaction, drafts: Sequence[Draft], stored: Sequence[Stored]) -> str | None:
-            new = [
-                answer.id
-                for draft, answer in zip(drafts, stored, strict=True)
-                if draft.role in READ_ROLES and answer.status is not Status.DUPLICATE
-            ]
+            new = [answer.id for draft, answer in zip(drafts, stored, strict=True) if is_new_turn(draft, answer)]
             if not new:
                 return None
             ((cube,),) = transaction.rows("SELECT cube FROM memories WHERE id = ?", [new[0]])
-            header = {"turns": new, "next": 0, "counts": {}, "who": _plain(caller.principal)}
-            work = self.working.ask(transaction, READ, cube, header).id
+            work = self._noted(transaction, cube, new, caller)
             if facts is Facts.WAIT:  # from the first: it may be over before the answer is there
                 with self._lock:
                     self._awaited[work] = Outcome()
             return work
 
         return note
+
+    def noting_asked(self, caller: Caller) -> Noting:
+        """As `noting`, for who asks for facts in so many words.
+
+        Raises:
+            Unavailable: there is no reader.
+        """
+        noting = self.noting(Facts.LATER, caller)
+        if noting is None:
+            raise Unavailable(NO_READER)
+        return noting
+
+    def read(self, cube: str, caller: Caller) -> WorkView | None:
+        """Have facts drawn from the turns of a cube that nothing was drawn from; None: there are none.
+
+        Raises:
+            Unavailable: there is no reader. NotFound, NotAllowed: the caller may not read the cube, or not write to it.
+        """
+        if not self.on:
+            raise Unavailable(NO_READER)
+        (found,) = readable_cubes(self._parts, [cube], caller)
+        require(caller.principal, found, Action.WRITE)
+        seen = clearance(caller.principal, found)
+
+        def job(transaction: Transaction) -> str | None:
+            asked = {id for row in all_work(transaction.connection, OPEN) for id in row.header.get("turns", ())}
+            turns = [id for id in queries.unread(transaction.connection, cube, seen) if id not in asked]
+            return self._noted(transaction, cube, turns, caller) if turns else None
+
+        work = self._parts.vault.write(job, caller)
+        return None if work is None else self.working.view(work)
+
+    def _noted(self, transaction: Transaction, cube: str, turns: Sequence[str], caller: Caller) -> str:
+        header = {"turns": list(turns), "next": 0, "counts": {}, "who": _plain(caller.principal)}
+        return self.working.ask(transaction, READ, cube, header).id
 
     def remembered(self, request: Remember, result: Remembered, progress: Progress = silent) -> Remembered:
         """The answer to a request whose turns are stored: with what is said of facts, if a reader is configured."""
@@ -146,7 +182,7 @@ class Drawing:
     def _waits(self) -> str | None:
         """Why nothing can be read now."""
         if not self.on:
-            return "no reader is configured (MEMOS_READER)"
+            return NO_READER
         with self._lock:
             return _later(self._trouble) if time.monotonic() < self._not_before else None
 

@@ -36,9 +36,15 @@ class Files(Wired):
         progress: Progress = silent,
         *,
         dry_run: bool = False,
+        facts: bool = False,
     ) -> transfer.ImportReport:
-        """Put in what was given out. See `engine.transfer`."""
-        return transfer.import_memories(self._parts, records, caller, progress, dry_run=dry_run)
+        """Put in what was given out. See `engine.transfer`. `facts`: have the reader draw them from turns, afterwards.
+
+        Raises:
+            Unavailable: `facts`, and there is no reader.
+        """
+        noting = self._drawing.noting_asked(caller) if facts else None
+        return transfer.import_memories(self._parts, records, caller, progress, dry_run=dry_run, noting=noting)
 
     def backup(self, path: Path, caller: Caller, progress: Progress = silent) -> Path:
         """Write a copy of the whole store to `path`, which must not exist.

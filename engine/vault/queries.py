@@ -374,3 +374,16 @@ def indexed(connection: Connection, cube: str) -> int:
     """How many memories of a cube its index should hold: all but the wholes of long texts."""
     row = connection.execute("SELECT count(*) FROM memories WHERE cube = ? AND parts = 0", [cube]).fetchone()
     return int(row[0]) if row else 0
+
+
+def unread(connection: Connection, cube: str, seen: Seen = None) -> list[str]:
+    """Ids of the live turns of a cube that nothing was drawn from, conversation by conversation."""
+    where, which = _among(seen)
+    rows = connection.execute(
+        "SELECT id FROM memories AS m JOIN (SELECT session AS name, min(label) AS began FROM memories WHERE cube = ?"
+        " GROUP BY session) AS s ON m.session IS NOT DISTINCT FROM s.name"
+        f" WHERE cube = ? AND kind = 'message' AND state IN (?, ?){where}"
+        " AND id NOT IN (SELECT source FROM lineage WHERE relation = 'derived_from') ORDER BY began, position, label",
+        [cube, cube, *LIVE_STATES, *which],
+    ).fetchall()
+    return [row[0] for row in rows]

@@ -123,6 +123,9 @@ def _remember(p: argparse.ArgumentParser) -> None:
     p.add_argument("--expires-in-days", type=float, metavar="DAYS")
     p.add_argument("--source", help="where it comes from: a URL, a file, a conversation")
     p.add_argument("--sensitivity", choices=SENSITIVITIES, help="who may see it (default normal)")
+    p.add_argument(
+        "--facts", choices=("later", "wait", "none"), help="of --messages, where MEMOS_READER is set (default later)"
+    )
     p.add_argument("--supersedes", action="append", metavar="ID", help="a memory that this replaces; may be repeated")
 
 
@@ -184,11 +187,18 @@ def _restore(p: argparse.ArgumentParser) -> None:
     p.add_argument("--reason", help="goes into the audit log")
 
 
+def _facts(p: argparse.ArgumentParser) -> None:
+    p.add_argument("cube", nargs="?", default="default", metavar="CUBE", help="default: default")
+
+
 def _import(p: argparse.ArgumentParser) -> None:
     p.add_argument("format", nargs="?", choices=(AUTO, *IMPORTED), default=AUTO, help="recognised when absent, or auto")
     p.add_argument("path", metavar="PATH", help="the file, folder or zip; - reads standard input")
     p.add_argument("--cube", help="where memories go that name no cube themselves (default: default)")
     p.add_argument("--dry-run", action="store_true", help="say what would be new and what cannot be carried")
+    p.add_argument(
+        "--facts", action="store_true", help="draw facts from conversations with MEMOS_READER, in the background"
+    )
 
 
 def _export(p: argparse.ArgumentParser) -> None:
@@ -257,6 +267,7 @@ COMMANDS = (
     Command("recall", "find what is known about something", "memory:recall", _recall),
     Command("forget", "archive memories, or erase them for good", "memory:forget", _forget),
     Command("fuse", "make one memory of several", "memory:fuse", _fuse),
+    Command("facts", "draw facts from stored conversations, with the reader of MEMOS_READER", "memory:facts", _facts),
     Command("history", "show every version of a memory", "memory:history", _history),
     Command("restore", "bring a memory back to an earlier version", "memory:restore", _restore),
     CHAT,

@@ -36,13 +36,14 @@ MAX_RECORD_BYTES = 16 * 1024 * 1024  # a turn of a million characters, escaped, 
 SHOWN_REFUSALS = 10
 RECORD_NUMBER = re.compile(r"record (\d+)")
 OUTCOMES = ("added", "duplicates", "conflicts")
+TO_READ = "to_read"
 
 
 def take_in(session: Session, options: argparse.Namespace) -> int:
     """`import`: in batches, each of which is there whole or not at all; the same file again changes nothing."""
     with _source(options.path) as source, session.screen.bar("import") as bar:
         known = _format(source, options.format)
-        taking = _Taking(session, source, known, options.cube, bar, dry_run=options.dry_run)
+        taking = _Taking(session, source, known, options.cube, bar, dry_run=options.dry_run, facts=options.facts)
         taking.run()
     _tell(session, taking)
     if taking.refused:
@@ -80,6 +81,7 @@ class _Taking:
     cube: str | None
     bar: Bar
     dry_run: bool
+    facts: bool
     read: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -138,12 +140,13 @@ class _Taking:
     def _take(self, batch: list[Found], ask: Callable[[list[dict[str, Any]]], Counts]) -> None:
         answer = ask([found.record for found in batch])
         self.counts.update({name: answer.get(name, 0) for name in OUTCOMES})
+        self.counts[TO_READ] += answer.get(TO_READ, 0)
         self.kinds.update(answer.get("kinds", {}))
         self.refused += [_placed(complaint, batch) for complaint in answer.get("refused", ())]
 
     def _ask(self, records: list[dict[str, Any]]) -> Counts:
         try:
-            answer = self.session.call("import", {"records": records, "dry_run": self.dry_run})
+            answer = self.session.call("import", {"records": records, "dry_run": self.dry_run, "facts": self.facts})
         except Failure as failure:
             raise Failure(f"{failure}{self._so_far()}") from None
         return dict(answer)
@@ -177,7 +180,7 @@ def _tell(session: Session, taking: _Taking) -> None:
                 "format": taking.format.name,
                 "dry_run": taking.dry_run,
                 "read": taking.read,
-                **{name: taking.counts[name] for name in OUTCOMES},
+                **{name: taking.counts[name] for name in (*OUTCOMES, *([TO_READ] if taking.facts else ()))},
                 "kinds": dict(taking.kinds),
                 "refused": taking.refused,
                 "not_carried": [asdict(entry) for entry in left],
@@ -193,6 +196,8 @@ def _tell(session: Session, taking: _Taking) -> None:
         screen.table(("", "memories"), rows)
         if taking.dry_run:
             screen.line("nothing was changed")
+        if turns := taking.counts[TO_READ]:
+            screen.line(f"facts are drawn from {turns:,} turns in the background: memos-mcp tier work")
     for complaint in taking.refused if screen.verbose else taking.refused[:SHOWN_REFUSALS]:
         screen.remark(complaint)
     tell_left(session, left)

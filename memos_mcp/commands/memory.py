@@ -26,7 +26,7 @@ def remember(session: Session, options: argparse.Namespace) -> int:
         raise Usage("remember takes exactly one of TEXT and --messages FILE")
     arguments = given(
         options,
-        *("cube", "kind", "tags", "occurred_at", "expires_in_days", "source", "supersedes", "sensitivity"),
+        *("cube", "kind", "tags", "occurred_at", "expires_in_days", "source", "supersedes", "sensitivity", "facts"),
     )
     if options.messages is not None:
         arguments["messages"] = _json_file(options.messages)
@@ -37,7 +37,23 @@ def remember(session: Session, options: argparse.Namespace) -> int:
         session.screen.json(result)
         return DONE
     rows = [(entry["id"], entry["version"], entry["status"], _about(entry)) for entry in result["stored"]]
+    rows += [
+        (entry["id"], entry["version"], f"drawn: {entry['status']}", _about(entry)) for entry in result.get("facts", ())
+    ]
     session.screen.table(("id", "version", "status", ""), rows)
+    for remark in result.get("remarks", ()):
+        session.screen.remark(remark)
+    return DONE
+
+
+def facts(session: Session, options: argparse.Namespace) -> int:
+    result = session.call("draw_facts", {"cube": options.cube})
+    if session.screen.as_json:
+        session.screen.json(result)
+    elif result["work"] is None:
+        session.screen.line(f"there is no turn in {options.cube} that nothing was drawn from")
+    else:
+        session.screen.line(f"facts are drawn in the background ({result['work']['id']}): memos-mcp tier work")
     return DONE
 
 

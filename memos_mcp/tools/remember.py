@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from cubes import KINDS, Kind, Sensitivity
-from engine.operations import DEFAULT_CUBE, MAX_MESSAGES, Caller, Progress, Remember, Stored, Turn
+from engine.operations import DEFAULT_CUBE, MAX_MESSAGES, Caller, Facts, Progress, Remember, Stored, Turn
 from memos_mcp.tools.tool import INTEGER, STRING, STRINGS, Hints, Result, Tool, about, gives, listing, plural, takes
 from memos_mcp.wire import (
     MAX_DAYS,
@@ -52,6 +52,7 @@ class RememberArguments(Arguments):
     source: Source | None = None
     supersedes: MemoryIds | None = None
     sensitivity: SensitivityName | None = None
+    facts: Literal["later", "wait", "none"] | None = None
 
     @model_validator(mode="after")
     def _one_payload(self) -> RememberArguments:
@@ -76,13 +77,22 @@ def run(memos: MemOS, arguments: Mapping[str, Any], caller: Caller, progress: Pr
         source=asked.source,
         supersedes=unique(asked.supersedes or ()),
         sensitivity=None if asked.sensitivity is None else Sensitivity(asked.sensitivity),
+        facts=None if asked.facts is None else Facts(asked.facts),
     )
     remembered = memos.remember(request, caller, progress)
-    return {
+    result: Result = {
         "cube": remembered.cube,
         "revision": remembered.revision,
         "stored": [_stored(stored) for stored in remembered.stored],
     }
+    # Only where a reader is configured: what no reader can change is told as without one.
+    if remembered.facts:
+        result["facts"] = [_stored(stored) for stored in remembered.facts]
+    if remembered.work is not None:
+        result["work"] = remembered.work
+    if remembered.remarks:
+        result["remarks"] = list(remembered.remarks)
+    return result
 
 
 def _stored(stored: Stored) -> Result:
@@ -98,16 +108,23 @@ def _stored(stored: Stored) -> Result:
 def text(result: Result) -> str:
     """What was stored, one line for each memory."""
     lines = [f"{plural(len(result['stored']), 'memory')} in cube {result['cube']}, revision {result['revision']}."]
-    for stored in result["stored"]:
-        line = f"{stored['id']} v{stored['version']}: {stored['status']}"
-        if stored["status"] == "duplicate":
-            line += " (this was known already; nothing new was stored)"
-        if stored["conflicts_with"]:
-            line += f"; contradicts {', '.join(stored['conflicts_with'])} (both kept: ask which one holds)"
-        if stored["superseded"]:
-            line += f"; replaces {', '.join(stored['superseded'])}"
-        lines.append(line)
+    lines += [_line(stored) for stored in result["stored"]]
+    lines += [f"drawn from it: {_line(stored)}" for stored in result.get("facts", ())]
+    lines += result.get("remarks", ())
+    if result.get("work") and not result.get("facts") and not result.get("remarks"):
+        lines.append("Facts are drawn from the turns in the background.")
     return "\n".join(lines)
+
+
+def _line(stored: Result) -> str:
+    line = f"{stored['id']} v{stored['version']}: {stored['status']}"
+    if stored["status"] == "duplicate":
+        line += " (this was known already; nothing new was stored)"
+    if stored["conflicts_with"]:
+        line += f"; contradicts {', '.join(stored['conflicts_with'])} (both kept: ask which one holds)"
+    if stored["superseded"]:
+        line += f"; replaces {', '.join(stored['superseded'])}"
+    return line
 
 
 REMEMBER = Tool(
@@ -134,6 +151,7 @@ REMEMBER = Tool(
         source=about(STRING, "URL, file or conversation id"),
         supersedes=about(STRINGS, "Ids that this replaces"),
         sensitivity={**STRING, "enum": [level.value for level in Sensitivity]},
+        facts={**STRING, "enum": [when.value for when in Facts]},
     ),
     output_schema=gives(
         cube=STRING,
@@ -147,6 +165,9 @@ REMEMBER = Tool(
                 superseded=STRINGS,
             )
         ),
+        facts={"type": "array"},
+        work=STRING,
+        remarks=STRINGS,
     ),
     hints=Hints(read_only=False, destructive=False, idempotent=True),
     run=run,
