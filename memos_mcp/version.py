@@ -2,7 +2,7 @@
 
 from itertools import takewhile
 
-VERSION = "0.3.0"
+VERSION = "0.4.0"
 
 
 def version_key(version: str) -> tuple[int, ...]:
