@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cubes import Action, Memory
@@ -129,6 +130,7 @@ class Distilling:
         header = {
             "ids": list(request.ids),
             **{name: getattr(request, name) for name in ("rank", "steps", "seed", "activate", "reason")},
+            "effort": asdict(self.effort),
             "principal": _principal_json(caller),
         }
         if request.background:
@@ -254,15 +256,16 @@ class Distilling:
         from engine.distilling.training import Limits, Trained, plan_for, require_room, training
 
         header, notes = task.row.header, [note_of(memory) for memory in memories]
+        effort = Effort(**header["effort"]) if "effort" in header else self.effort
         limits = Limits(self._settings.lora_minutes, self._settings.lora_bytes, self._settings.data)
 
         def job(loaded: Any) -> Iterator[Any]:
             rank, steps, seed = (int(header.get(name) or 0) for name in ("rank", "steps", "seed"))
-            plan = plan_for(loaded, rank, steps, seed, limits, self.effort)
+            plan = plan_for(loaded, rank, steps, seed, limits, effort)
             require_room(loaded, plan, limits)
             resident = local.adapters.resident(loaded)
             return training(
-                loaded, resident, f"training-{task.row.id}", notes, plan, run.checkpoint, self.effort.replayed
+                loaded, resident, f"training-{task.row.id}", notes, plan, run.checkpoint, effort.replayed
             )
 
         task.tell(0.0, 1.0, f"{len(notes)} memories")

@@ -7,6 +7,7 @@ bytes are.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Collection
@@ -57,7 +58,8 @@ class Checkpoint:
                 partial.replace(self.path)
                 sync_folder(self.path.parent)
             except OSError as error:
-                partial.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
                 raise Unavailable(f"the checkpoint {self.path.name} cannot be written: {error.strerror}") from error
 
     def end(self) -> None:

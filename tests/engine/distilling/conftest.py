@@ -13,7 +13,20 @@ from engine.memos import MemOS
 from engine.settings import Settings
 from tests.conftest import HandClock
 from tests.engine.distilling.short import SHORT, TOLD
+from tests.engine.distilling.two_cubes import TwoCubes, make_two_cubes
 from tests.engine.stores import opened, say
+
+
+@pytest.fixture(scope="session")
+def two_cubes(tmp_path_factory: pytest.TempPathFactory) -> TwoCubes:
+    return make_two_cubes(tmp_path_factory.mktemp("two-cubes") / "data")
+
+
+@pytest.fixture
+def both(two_cubes: TwoCubes, tmp_path: Path) -> Iterator[MemOS]:
+    """A copy of the store with two cubes, each with an adapter that serves."""
+    with two_cubes.copy(tmp_path / "copy") as memos:
+        yield memos
 
 
 @pytest.fixture
