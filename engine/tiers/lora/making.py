@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import Invalid
@@ -20,7 +21,7 @@ from engine.tiers.lora.asking import ANSWER_TOKENS, Stage, asking, prompt_ids
 from engine.tiers.lora.framed import Framed, Frames
 from engine.tiers.lora.material import TEACHER_NOTES
 from engine.tiers.lora.questions import Question, Questions, Sweep
-from engine.tiers.lora.replay import Sort, making, sort_of
+from engine.tiers.lora.replay import Word, making, sort_of
 from engine.tiers.lora.saying import rivals_among, says
 from engine.tiers.lora.self_study import REFUSALS, SelfStudy, studying
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 MOST_STATEMENTS = 4  # of a note that are asked about: a longer one is mostly asked by its first ones
 MOST_KEYS = 2_000  # of a sweep
-TRIED_SCENES = 240
+SURE, FEW = 0.9, 3
+TRIED_SCENES = 360
+MISREAD = 0.7  # less than this share right: a word or a sort of statements is left out
 UNDERSTOOD = 0.9  # of what a phrasing or a sort of statements is tried with, answered rightly
 T = TypeVar("T", bound=Hashable)
 Kept = tuple[tuple[Question, ...], tuple[Question, ...]]  # to train with, and held out
@@ -119,17 +122,27 @@ def _kept(
     bare = [prompt_ids(loaded, question.text) for *_, question in asked]
     with_note = yield from asking(loaded, prompts, answer_tokens=ANSWER_TOKENS, message="trying the questions")
     without = yield from asking(loaded, bare, answer_tokens=ANSWER_TOKENS, message="what the model knows anyhow")
-    found: dict[str, tuple[list[Question], list[Question]]] = {}
+    study: dict[str, list[tuple[float, Question]]] = {}
+    probes: dict[str, list[Question]] = {}
     understood: dict[str, list[bool]] = {}
     for (form, held, question), said, before in zip(asked, with_note, without, strict=True):
         right, note = question.right or "", question.note
         told_so = said.whole and not REFUSALS.search(said.text) and says(said.text, right, question.text)
         understood.setdefault(form, []).append(told_so)
         if told_so and note is not None and not says(before.text, right, question.text):
-            found.setdefault(note.id, ([], []))[held].append(question)
-    kept = {id: (tuple(study), tuple(held)) for id, (study, held) in found.items() if study and held}
+            if held:
+                probes.setdefault(note.id, []).append(question)
+            else:
+                study.setdefault(note.id, []).append((said.sureness, question))
+    kept = {id: (_sure(some), tuple(probes[id])) for id, some in study.items() if id in probes}
     unclear = _misunderstood(understood)
     return kept, frozenset(understood) - unclear
+
+
+def _sure(asked: Sequence[tuple[float, Question]]) -> tuple[Question, ...]:
+    """The questions that the model answers surely: an unsure teacher makes an unsure adapter. A few in any case."""
+    order = sorted(asked, key=lambda one: -one[0])
+    return tuple(one for place, (sure, one) in enumerate(order) if sure >= SURE or place < FEW)
 
 
 def _misunderstood(tried: Mapping[T, Sequence[bool]]) -> frozenset[T]:
@@ -142,17 +155,15 @@ def _understood(loaded: Loaded, framed: Framed, draw: random.Random) -> Generato
     tried = [one for one in drawn if one and one.scene.question.right is not None]
     prompts = [prompt_ids(loaded, one.scene.question.text, one.scene.notes) for one in tried]
     said = yield from asking(loaded, prompts, answer_tokens=ANSWER_TOKENS, message="trying the phrasings")
-    forms: dict[str, list[bool]] = {}
-    sorts: dict[Sort, list[bool]] = {}
-    misread: list[Statement] = []
+    least = min(SURE, SURE * median(answer.sureness for answer in said)) if said else SURE
+    found: dict[Hashable, list[bool]] = {}
     for one, answer in zip(tried, said, strict=True):
-        right = framed.agrees(one.scene.question, answer.text)
-        forms.setdefault(one.form, []).append(right)
-        sorts.setdefault(sort_of(one.about), []).append(right)
-        misread += [] if right else [one.about]
-    unclear = _misunderstood(forms)
-    unsafe = {sort for sort in _misunderstood(sorts) if framed.pools.made(sort)}
-    return replace(framed, fit=framed.fit - unclear, pools=framed.pools.without(misread, unsafe))
+        right = answer.sureness >= least and framed.agrees(one.scene.question, answer.text)
+        for part in (one.form, sort_of(one.about), Word(one.about.subject), Word(one.about.value, sort_of(one.about))):
+            found.setdefault(part, []).append(right)
+    clear = {part: sum(some) / len(some) for part, some in found.items()}
+    fit = frozenset(form for form in framed.fit if clear.get(form, 1) >= UNDERSTOOD)
+    return replace(framed, fit=fit, pools=framed.pools.without(lambda part: clear.get(part, 1.0) < MISREAD))
 
 
 def _studied(loaded: Loaded, notes: Sequence[Note], others: Sequence[Note]) -> Generator[Stage, None, SelfStudy]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.model.prompts import Note
 from engine.text.statements import Kind, Statement, folded
@@ -34,15 +34,23 @@ STRANGERS = (
 )
 NEAR_SUBJECTS, NEAR_ATTRIBUTES, NEAR_VALUES = 64, 6, 24
 FEW_STRANGERS = 8  # fewer than this many near words: those of `STRANGERS` too
-NEAR_SHARE = 0.15  # of the questions that nothing answers: about attributes of which nothing at all is said
+NEAR_SHARE = 0.2  # of what is drawn: with attributes or values that nothing says
 TRIES = 40
-LEAST_SURENESS = 0.9  # of the model that reads a word: what it reads by luck holds nothing still
+LEAST_SURENESS = 0.95  # of the model that reads a word: what it reads by luck holds nothing still
 Sort = tuple[str, ...]
+
+
+class Word(NamedTuple):
+    """A word as a subject, or as a value of a sort of statements."""
+
+    text: str
+    sort: Sort = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """What statements are made from. `taken` are the keys of the given ones, the rest is by sort."""
+    """What statements are made from. `taken` are the keys of the given ones, `models` and `values` what is
+    said, by sort; what is near is not said."""
 
     models: dict[Sort, tuple[Statement, ...]]
     subjects: tuple[str, ...]
@@ -51,6 +59,9 @@ class Pools:
     near_attributes: tuple[str, ...]
     values: dict[Sort, tuple[str, ...]]
     taken: frozenset[tuple[str, ...]]
+    near_values: dict[Sort, tuple[str, ...]]  # words that could stand there, which the model reads
+    near_models: dict[Sort, tuple[Statement, ...]]  # of attributes of which nothing is said
+    readable: tuple[str, ...]  # strangers of which the model reads statements
 
     def stranger(self, draw: random.Random) -> Statement | None:
         """A statement of what nobody told: of a known subject half of the time, of a stranger else."""
@@ -69,7 +80,7 @@ class Pools:
         """A statement of something else, perhaps of one sort, perhaps about some of `subjects`."""
         for _ in range(TRIES if self.models else 0):
             found = self._model(draw, sort)
-            some = subjects or (self.subjects if draw.random() < 0.5 or not self.strangers else self.strangers)
+            some = subjects or (self.subjects if draw.random() < 0.5 or not self.readable else self.readable)
             found = self._worded(draw, found.of(subject=draw.choice(some), value=self.another_value(draw, found)))
             if found.key not in self.taken:
                 return found
@@ -77,8 +88,8 @@ class Pools:
 
     def several(self, draw: random.Random, count: int) -> list[Statement]:
         """Statements of different keys: half of the time all about one matter, often about few subjects."""
-        kind, everyone = draw.random(), (*self.subjects, *self.strangers)
-        sort = draw.choice(list(self.models)) if kind < 0.5 and self.models else None
+        kind, everyone = draw.random(), (*self.subjects, *self.readable)
+        sort = sort_of(self._model(draw)) if kind < 0.5 and self.models else None
         few = draw.sample(everyone, min(len(everyone), max(2, (count + 2) // 3))) if kind >= 0.75 else []
         found: dict[tuple[str, ...], Statement] = {}
         for _ in range(2 * count):
@@ -98,31 +109,31 @@ class Pools:
         """A value that could stand there; the same, where none is known."""
         if any(char.isdigit() for char in one.value):
             return redrawn(draw, one.value)
-        others = [value for value in self.values.get(sort_of(one), ()) if folded(value) != folded(one.value)]
-        return draw.choice(others) if others else one.value
+        sort, kinds = sort_of(one), [self.values, self.near_values]
+        if draw.random() < NEAR_SHARE:
+            kinds.reverse()
+        for values in kinds:
+            if others := [value for value in values.get(sort, ()) if folded(value) != folded(one.value)]:
+                return draw.choice(others)
+        return one.value
 
-    def without(self, misread: Collection[Statement], sorts: Collection[Sort]) -> Pools:
-        """Without the words that a model misread, and without those sorts of statements; what is given stays."""
-        own = {one.subject for some in self.models.values() for one in some if one.key in self.taken}
-        subjects = {one.subject for one in misread} - own
-        values = {(sort_of(one), one.value) for one in misread}
-        values -= {(sort_of(one), one.value) for some in self.models.values() for one in some}
+    def without(self, unclear: Callable[[Sort | Word], bool]) -> Pools:
+        """Without the near words and attributes that are unclear to a model; what is said stays."""
         return replace(
             self,
-            models={sort: some for sort, some in self.models.items() if sort not in sorts},
-            strangers=tuple(one for one in self.strangers if one not in subjects),
-            values={
-                sort: tuple(value for value in some if (sort, value) not in values)
-                for sort, some in self.values.items()
+            readable=tuple(one for one in self.readable if not unclear(Word(one))),
+            near_models={sort: some for sort, some in self.near_models.items() if not unclear(sort)},
+            near_values={
+                sort: tuple(value for value in some if not unclear(Word(value, sort)))
+                for sort, some in self.near_values.items()
             },
         )
 
-    def made(self, sort: Sort) -> bool:
-        """Whether no such statement was given: its attribute only stands near."""
-        return sort[1] in map(folded, self.near_attributes)
-
     def _model(self, draw: random.Random, sort: Sort | None = None) -> Statement:
-        return draw.choice(self.models[sort or draw.choice(list(self.models))])
+        models = self.near_models if self.near_models and draw.random() < NEAR_SHARE else self.models
+        if sort is not None:
+            models = self.models if sort in self.models else self.near_models
+        return draw.choice(models[sort or draw.choice(list(models))])
 
     def _worded(self, draw: random.Random, one: Statement) -> Statement:
         """In another form in which such a thing is said."""
@@ -159,21 +170,24 @@ def making(
     for one in others_of.values():
         tried += [(sort_of(one), one.of(value=value)) for value in every]
     read = yield from _read(loaded, [one.of(subject=draw.choice(strangers)) for _, one in tried], draw, fit)
-    values = {sort: list(some) for sort, some in told.items()}
+    found: dict[Sort, list[str]] = {}
     for (sort, one), right in zip(tried, read, strict=True):
         if right:
-            values.setdefault(sort, []).append(one.value)
-    for one in others_of.values():
-        if some := values.get(sort_of(one)):
-            models[sort_of(one)] = tuple(one.of(value=value) for value in some)
+            found.setdefault(sort, []).append(one.value)
+    made = {
+        sort_of(one): tuple(one.of(value=value) for value in found.get(sort_of(one), ())) for one in others_of.values()
+    }
     return Pools(
         models,
         subjects,
         strangers,
         attributes,
         tuple(others_of),
-        {sort: tuple(some) for sort, some in values.items()},
+        told,
         frozenset(one.key for one in given),
+        {sort: tuple(some) for sort, some in found.items()},
+        {sort: some for sort, some in made.items() if some},
+        strangers,
     )
 
 
