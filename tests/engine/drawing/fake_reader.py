@@ -34,6 +34,7 @@ class FakeReader:
         self.most_turns = 1_000  # more do not fit into it
         self.goes_on = threading.Event()  # not set: it is asked and does not answer
         self.goes_on.set()
+        self.holds_after: int | None = None  # from the reading after so many on it does not answer
         reader = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,6 +45,8 @@ class FakeReader:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 reader.asked.append(asked)
                 reader.keys.append(self.headers.get("Authorization", ""))
+                if reader.holds_after is not None and len(reader.readings) > reader.holds_after:
+                    reader.goes_on.clear()
                 reader.goes_on.wait()
                 status, body = reader.answer(asked)
                 kind = "text/event-stream" if status == 200 else "application/json"
