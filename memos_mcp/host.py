@@ -201,7 +201,8 @@ class Host:
         await self._ready.wait()
         limit_s = max(self._settings.idle_s, LEAST_IDLE_S)
         while not self.foreground:
-            if self._bridges or self._controls:
+            at_work = self.opened is not None and self.opened.memos.at_work  # a training is not cut off
+            if self._bridges or self._controls or at_work:
                 self._busy_at = time.monotonic()
             left_s = self._busy_at + limit_s - time.monotonic()
             if left_s <= 0:

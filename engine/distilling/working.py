@@ -174,6 +174,12 @@ class Working:
         finally:
             self._gone(task)
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being done."""
+        with self._lock:
+            return bool(self._running)
+
     # --- looking -------------------------------------------------------------------------------------------------
 
     def views(self, caller: Caller) -> tuple[WorkView, ...]:

@@ -122,6 +122,11 @@ class Tiers(Wired):
         """Long work of the cubes that the caller may change, oldest first. See `engine.distilling.working`."""
         return self._distilling.work(caller)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether long work is under way: who serves the store does not end for idleness meanwhile."""
+        return self._distilling.working.busy
+
     def cancel_work(self, id: str, caller: Caller) -> WorkView:
         """Stop work, or have it never begin. See `engine.distilling.working`."""
         return self._distilling.cancel(id, caller)

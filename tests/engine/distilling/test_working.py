@@ -114,6 +114,7 @@ def test_what_is_under_way_and_what_waits_can_be_seen(memos: MemOS) -> None:
         until(lambda: of(memos, id).message, "it says how far it is")
         view = of(memos, id)
         assert (view.state, view.done, view.total, view.message) == (WorkState.RUNNING, 3, 10, "holding on")
+        assert memos.at_work
         assert (of(memos, later).message, of(memos, later).reason) == ("the moon is not up", "for the tide")
         assert memos.status(ME).work == (
             f"hold of cube 'home' ({id}) is under way: 30%, holding on",
@@ -125,6 +126,7 @@ def test_what_is_under_way_and_what_waits_can_be_seen(memos: MemOS) -> None:
 def test_work_that_is_under_way_is_cancelled_and_has_ended_when_the_call_returns(memos: MemOS) -> None:
     with holding(memos) as id:
         assert memos.cancel_work(id, ME).state is WorkState.CANCELLED
+    assert not memos.at_work
     with pytest.raises(Conflict, match="is over"):
         memos.cancel_work(id, ME)
 
