@@ -99,8 +99,15 @@ class Answering:
         """
         if (refusal := self.untrainable()) is not None:
             raise Unavailable(refusal)
+        return self.for_work(caller)
+
+    def for_work(self, caller: Caller) -> tuple[LocalModel, Runner]:
+        """As `for_training`, for work that makes no adapter."""
         source = self._source
-        assert source is not None
+        if source is None:
+            raise Unavailable(NO_MODEL)
+        if is_remote(source):
+            raise Unavailable(f"{source} is a remote server: name a local model, or give its URL as what does the work")
         local = self._local_model()
         self._loaded(local, source, caller)
         return local, local.host.runner(source)

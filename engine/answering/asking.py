@@ -34,7 +34,7 @@ class LocalAsker:
 
     def ask(self, turns: Sequence[ChatTurn], form: Form, max_tokens: int, stopped: Stopped) -> str:
         """See `engine.reader.extraction.Asker`."""
-        local, runner = self._answering.for_training(SYSTEM)
+        local, runner = self._answering.for_work(SYSTEM)
         self._name = runner.loaded.info.name
 
         def steps(loaded: Loaded) -> Iterator[str | None]:
