@@ -9,6 +9,7 @@
 #   make bench-encryption  start, remember and recall of an encrypted store beside a plain one
 #   make bench-kv       what KV caches save: time to first token, bytes a token, divergence (BENCH_KV= for its options)
 #   make bench-lora     what adapters learn, what that costs, from how many uses on they pay (BENCH_LORA= for its options)
+#   make bench-scheduler  what lies ready before it is needed beside LRU and LFU, and the time it saves (BENCH_SCHEDULER=)
 
 PYTHON ?= python3
 VENV   := .venv
@@ -18,9 +19,10 @@ PYTEST ?= -n 2
 BENCH  ?= --peers
 BENCH_KV ?=
 BENCH_LORA ?=
+BENCH_SCHEDULER ?=
 NODE_TESTS := tests/conformance
 
-.PHONY: help demo test check bench bench-quality bench-latency bench-encryption bench-kv bench-lora install node clean
+.PHONY: help demo test check bench bench-quality bench-latency bench-encryption bench-kv bench-lora bench-scheduler install node clean
 .DEFAULT_GOAL := help
 
 help:
@@ -55,6 +57,10 @@ bench-kv: $(VENV)/.test
 
 bench-lora: $(VENV)/.test
 	$(BIN)/python benchmarks/lora.py $(BENCH_LORA)
+
+bench-scheduler: $(VENV)/.test
+	$(BIN)/python benchmarks/scheduler.py $(BENCH_SCHEDULER)
+	$(BIN)/python benchmarks/scheduler_ttft.py
 
 install: $(VENV)/.installed
 
