@@ -32,10 +32,12 @@ from engine.parts import Parts, answered, check_ids, content_key, existing, once
 from engine.reader.checks import check_text
 from engine.reader.secrets import refuse_secrets
 from engine.recall import rank
+from engine.scheduler.heat import Heat, together
 from engine.text.claims import Relation as Claim
 from engine.text.claims import compare
 from engine.text.sentences import sentences
 from engine.vault import Transaction, queries
+from engine.vault.heat import HeatRow, heat_of, put_heat
 from engine.vault.rows import Record
 
 MIN_PARENTS, MAX_PARENTS = 2, 100
@@ -210,9 +212,19 @@ def _store(
     parts.embeddings.write(transaction, [id], vectors)
     edges = [Lineage(Relation.FUSED_FROM, parent.memory.id, parent.memory.version) for parent in records]
     transaction.link({id: edges})
+    _inherit_heat(transaction, id, [parent.memory.id for parent in records])
     for parent in records:
         transaction.move(parent, state_after(parent.memory, Step.MERGE), "fuse", revision)
     return Fused(id, 1, tuple(parent.memory.id for parent in records), plan.differences, (), plan.content)
+
+
+def _inherit_heat(transaction: Transaction, id: str, parents: Sequence[str]) -> None:
+    """What stands for several memories is as warm as they were together."""
+    rows = heat_of(transaction.connection, parents)
+    if not rows:
+        return
+    warm = together(Heat(row.fast, row.slow, row.uses, row.helped, row.misled, row.last_use) for row in rows.values())
+    put_heat(transaction, [HeatRow(id, warm.fast, warm.slow, warm.uses, warm.helped, warm.misled, warm.last)])
 
 
 def _joined(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -70,6 +70,12 @@ class ModelHost:
             return self._info
 
     @property
+    def at_work(self) -> bool:
+        """Whether anybody uses the model right now."""
+        with self._changed:
+            return self._at_work()
+
+    @property
     def state(self) -> State:
         with self._changed:
             return self._state

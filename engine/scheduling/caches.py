@@ -43,6 +43,12 @@ class CacheTier:
         """Whether there is a model whose caches can be held ready."""
         return self._at_hand() is not None
 
+    @property
+    def at_work(self) -> bool:
+        """Whether the model is in the midst of a reply."""
+        local = self._answering.at_hand
+        return local is not None and local.host.at_work
+
     def _at_hand(self) -> tuple[LocalModel, ModelInfo] | None:
         local = self._answering.at_hand
         info = None if local is None else local.known

@@ -48,6 +48,7 @@ LOOKED_AGAIN = timedelta(hours=1)  # though nothing was used or changed: what is
 TURNS_WAITING = 256  # for being learned; the log has all of them
 MOST_LOGGED = 1_000
 STEPS = 4  # of a run, for whoever watches it
+LOOK_AGAIN_S = 0.05  # whether a reply has ended
 log = logging.getLogger(__name__)
 
 
@@ -67,7 +68,7 @@ class Scheduling:
         self._predicting = Predicting(parts)
         self._running = threading.Lock()
         self._turns: deque[Turn] = deque(maxlen=TURNS_WAITING)
-        self._wake, self._gate, self._closed = threading.Event(), threading.Lock(), False
+        self._wake, self._ending, self._gate = threading.Event(), threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._last_run: datetime | None = None
         self._seen_revision, self._used, self._fit_due = -1, False, False
@@ -198,15 +199,17 @@ class Scheduling:
 
     def _start(self) -> None:
         with self._gate:
-            if self._thread is None and not self._closed:
+            if self._thread is None and not self._ending.is_set():
                 self._thread = threading.Thread(target=self._follow, name="memos-scheduler", daemon=True)
                 self._thread.start()
 
     def _follow(self) -> None:
         while True:
             self._wake.wait()
+            while self._caches.at_work and not self._ending.wait(LOOK_AGAIN_S):
+                pass  # a reply is under way, and goes first: what comes after it is of use only then
             self._wake.clear()
-            if self._closed:
+            if self._ending.is_set():
                 return
             try:
                 if self._noting.due:
@@ -275,7 +278,7 @@ class Scheduling:
     def close(self) -> None:
         """End the thread and write what waits. Before the vault is closed."""
         with self._gate:
-            self._closed = True
+            self._ending.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from engine.memos import MemOS
-from engine.operations import Caller, Principal
+from engine.operations import Caller, Fuse, Principal
 from engine.scheduling.noting import SESSION_PAUSE
 from engine.settings import Settings
 from engine.vault.heat import SCENES_KEPT, SceneRow, heat_of, put_scenes, scenes
@@ -39,6 +39,16 @@ def test_what_is_found_and_opened_gets_warm_and_cools(memos: MemOS, clock: HandC
     ask(memos, "where is the car parked?")
     memos.run_scheduler(ME)
     assert heat(memos, car) == (pytest.approx(1.25), 3)
+
+
+def test_what_stands_for_several_is_as_warm_as_they_were_together(memos: MemOS) -> None:
+    car, dog = say(memos, CAR), say(memos, DOG)
+    for id in (car, car, dog):
+        memos.memory(id, ME)
+    memos.run_scheduler(ME)
+    fused = memos.fuse(Fuse(ids=(car, dog)), ME).id
+    assert fused is not None
+    assert heat(memos, fused) == (3.0, 3)
 
 
 def test_a_recall_of_the_past_or_one_that_finds_nothing_is_no_use(memos: MemOS, clock: HandClock) -> None:
