@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
+from engine.errors import Unavailable
 from engine.operations import MAX_IDS, Caller
 from engine.tier_operations import Distil, FuseAdapters, Held, Move, WorkView
 from memos_mcp import render_tiers
@@ -163,7 +164,9 @@ def _with_the_model(memos: MemOS, wanted: OfModel, asked: Asked, cubes: list[str
     """Have the model loaded, while the asker hears of it. A cube that is not there is told of before."""
     for cube in cubes:
         memos.cube(cube, asked.caller)
-    loaded(memos, wanted, asked)
+    info = loaded(memos, wanted, asked)
+    if info.remote:
+        raise Unavailable(f"{info.source} is a remote server: only a local model has KV caches and adapters")
 
 
 # --- adapters -------------------------------------------------------------------------------------------------------

@@ -36,7 +36,10 @@ def show(session: Session, options: argparse.Namespace) -> int:
         return DONE
     shown = [row for row in rows if options.all or row["state"] != "gone"]
     if shown:
-        session.screen.table(HEADINGS, [_row(row) for row in shown])
+        usable = any(row["usable"] for row in shown)
+        session.screen.table(HEADINGS, [_row(row, loaded=usable) for row in shown])
+        if not usable:
+            session.screen.remark("none is for a model that is loaded now: a chat loads the model")
     else:
         session.screen.remark(f"there is no adapter: memos-mcp tier train {options.cube or 'CUBE'} makes one")
     if gone := len(rows) - len(shown):
@@ -47,11 +50,14 @@ def show(session: Session, options: argparse.Namespace) -> int:
     return DONE
 
 
-def _row(row: dict[str, Any]) -> Sequence[object]:
+def _row(row: dict[str, Any], *, loaded: bool) -> Sequence[object]:
+    """`loaded`: the model of one of them is loaded, so that the others are of another one."""
     gone = row["state"] == "gone"
-    remarks = [*row["remarks"], *(() if row["usable"] or gone else ("not for the model that is loaded",))]
+    remarks = [*row["remarks"], *(() if row["usable"] or gone or not loaded else ("of another model",))]
     size, since = "" if gone else bytes_in_words(row["bytes"]), row["created_at"][:10]
-    knows, missed = ("", "") if gone else (f"{len(row['known'])} of {len(row['sources'])}", len(row["missed"]))
+    knows, missed = f"{len(row['known'])} of {len(row['sources'])}", str(len(row["missed"]))
+    if gone or row["judged"] is None:
+        knows, missed = "" if gone else "not judged yet", ""
     return (
         row["cube"],
         row["version"],
@@ -76,7 +82,8 @@ def _memories(row: dict[str, Any]) -> list[Sequence[object]]:
 
 def about(row: dict[str, Any]) -> str:
     """A version of an adapter in one line."""
-    known = f"it knows {len(row['known'])} of {memories_in_words(len(row['sources']))}"
+    of = memories_in_words(len(row["sources"]))
+    known = f"it knows {len(row['known'])} of {of}" if row["judged"] else f"made from {of}, and not judged here yet"
     took = f", {row['seconds']:,.0f} s of training" if row["seconds"] else ""
     size = bytes_in_words(row["bytes"])
     return f"version {row['version']} of the adapter of {row['cube']} {STATES[row['state']]}: {known}; {size}{took}"
