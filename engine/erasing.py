@@ -287,14 +287,16 @@ def _without(reason: str | None, texts: Iterable[str]) -> str | None:
     return reason
 
 
-def out_of_reach(parts: Parts, cubes: Iterable[str]) -> tuple[str, ...]:
+def out_of_reach(parts: Parts, cubes: Iterable[str], erased: Iterable[str]) -> tuple[str, ...]:
     """Files that this program made and does not rewrite: backups elsewhere, bundles of these cubes (those that they
-    came from, too), and damaged files that were kept aside. Shelves are looked after by `engine.store.withdrawing`.
+    came from, too), adapters that knew it and were written out, and damaged files that were kept aside. Shelves are
+    looked after by `engine.store.withdrawing`.
     """
     with parts.vault.reading() as connection:
         told = queries.audited(connection, "backup")
         for action in ("pack", "install", "upgrade"):
             told += [row for row in queries.audited(connection, action) if row.cube in cubes]
+        told += [row for row in queries.audited(connection, "export_adapter") if not set(erased).isdisjoint(row.ids)]
     paths = [Path(row.detail.get("path") or row.detail.get("source") or "") for row in told]
     folder = parts.vault.settings.damaged_folder
     kept = sorted(folder.iterdir()) if folder.is_dir() else []

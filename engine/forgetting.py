@@ -232,7 +232,10 @@ class Forgetting:
             copies = replace(
                 elsewhere,
                 rewritten=tuple(rewritten),
-                out_of_reach=(*out_of_reach(parts, draft.cubes), *elsewhere.out_of_reach),
+                out_of_reach=(
+                    *out_of_reach(parts, draft.cubes, draft.receipt.erased),
+                    *elsewhere.out_of_reach,
+                ),
             )
             told[draft.receipt.id] = receipts.finished(parts, draft, copies, parts.clock.now())
         return told

@@ -123,6 +123,11 @@ class Adapters:
             Conflict: there is something in that place.
         """
         row = self.row(cube, version, caller, Action.SHARE)
+        ids, path = [id for id, _ in source_pairs(row)], str(folder)
+        # Noted first: an erasure that comes in between must know of the folder.
+        self._parts.vault.write(
+            lambda transaction: transaction.audit("export_adapter", cube, ids, version=row.version, path=path), caller
+        )
         return self._answering.adapters.export(row, folder)
 
 

@@ -96,8 +96,10 @@ def ask_retraining(transaction: Transaction, gone: Collection[ArtifactRow]) -> N
         left = transaction.rows("SELECT id FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[]))", [ids])
         if row.id in serving and left:
             there = {id for (id,) in left}
-            header = {"ids": [id for id in ids if id in there], "instead": row.id, "reason": RETRAINING}
-            header |= {"erased": len(ids) - len(there)} if len(there) < len(ids) else {}
+            left_ids = [id for id in ids if id in there]
+            header: dict[str, Any] = {"ids": left_ids, "instead": row.id, "reason": RETRAINING}
+            if len(left_ids) < len(ids):
+                header["erased"] = len(ids) - len(left_ids)
             ask_for(transaction, f"w_{row.id.partition('_')[2]}", row.cube, RETRAIN, header)
 
 

@@ -116,6 +116,14 @@ def test_an_adapter_of_other_memories_stays_in_service(trainable: MemOS) -> None
     assert versions(trainable) == [(view.version, SERVING)]
 
 
+def test_an_adapter_that_was_written_out_is_told_as_out_of_reach(trainable: MemOS, tmp_path: Path) -> None:
+    first, *others = ids_of(trainable)
+    for name, ids in (("all", [first, *others]), ("others", others)):
+        view = distilled(trainable, ids, steps=1)
+        trainable.export_adapter("home", view.version, tmp_path / name, ME)
+    assert receipt_of(trainable, first).out_of_reach == (str(tmp_path / "all"),)
+
+
 def test_kv_of_what_was_erased_and_of_every_conversation_goes_and_its_words_and_tokens_with_it(
     settings: Settings, latest_wins: Path, clock: HandClock
 ) -> None:
