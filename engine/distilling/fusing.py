@@ -68,7 +68,7 @@ def fuse_adapters(
             header,
             caller,
             progress,
-            lambda task: _fused(parts, model, task, rows, caller),
+            lambda task: _fused(parts, model, task, rows, caller, distilling.replayed),
         )
 
 
@@ -81,7 +81,7 @@ def kind_of_work(parts: Parts, answering: Answering, distilling: Distilling) -> 
         model = opened(answering, SYSTEM)
         rows = _rows(parts, model, request, SYSTEM)
         with distilling.training():
-            fused = _fused(parts, model, task, rows, SYSTEM)
+            fused = _fused(parts, model, task, rows, SYSTEM, distilling.replayed)
         return f"version {fused.adapter.version} is {fused.adapter.state.value}, made by {fused.how}"
 
     return Kind(run, answering.untrainable)
@@ -117,7 +117,9 @@ def _rows(parts: Parts, model: Model, request: FuseAdapters, caller: Caller) -> 
     return list(rows.values())
 
 
-def _fused(parts: Parts, model: Model, task: Task, rows: Sequence[AdapterRow], caller: Caller) -> FusedAdapter:
+def _fused(
+    parts: Parts, model: Model, task: Task, rows: Sequence[AdapterRow], caller: Caller, replayed: int
+) -> FusedAdapter:
     from engine.distilling.probes import joined
     from engine.distilling.training import Limits
     from engine.tiers.lora.store import Made
@@ -126,7 +128,7 @@ def _fused(parts: Parts, model: Model, task: Task, rows: Sequence[AdapterRow], c
     notes = notes_of(parts, [pair for row in rows for pair in source_pairs(row)])
     limits = Limits(settings.lora_minutes, settings.lora_bytes, settings.data)
     name = f"fusing-{task.row.id}"
-    made = model.do(lambda loaded: joined(loaded, model.adapters, name, rows, notes, limits), task.tell)
+    made = model.do(lambda loaded: joined(loaded, model.adapters, name, rows, notes, limits, replayed), task.tell)
     tried = tuple((one.how, one.verdict.learned, one.verdict.passed) for one in made.fused.tried)
     kept = model.adapters.keep(
         Made(

@@ -162,7 +162,13 @@ def _compared(said: Asserted, notes: Sequence[Note]) -> Found:
 
 
 def joined(
-    loaded: Loaded, adapters: AdapterStore, name: str, rows: Sequence[AdapterRow], notes: Sequence[Note], limits: Limits
+    loaded: Loaded,
+    adapters: AdapterStore,
+    name: str,
+    rows: Sequence[AdapterRow],
+    notes: Sequence[Note],
+    limits: Limits,
+    replayed: int = 0,
 ) -> Generator[Stage, None, Joined]:
     """Make one adapter of several. Whatever ends it, what was in the making is out of the model afterwards."""
     plan = plan_for(loaded, 0, 0, 0, limits)
@@ -181,7 +187,16 @@ def joined(
     )
     rank = min(MOST_RANK, sum(resident.config(part).r for part in parts))
     steps = weights.fusing(
-        resident, name, parts, notes, questions, rank=rank, hows=ALL_WAYS, healing=healing, plan=plan
+        resident,
+        name,
+        parts,
+        notes,
+        questions,
+        rank=rank,
+        hows=ALL_WAYS,
+        healing=healing,
+        plan=plan,
+        replayed=replayed,
     )
     fused = yield from share_of(0.1, 0.9, steps)
     del held

@@ -23,6 +23,7 @@ from engine.errors import Invalid
 from engine.operations import Caller, Progress, Remember, silent
 from engine.parts import Parts, writable_cube
 from engine.reader import Draft
+from engine.text.origins import ADAPTER
 from engine.tier_operations import Recovered
 from engine.tiers.lora.headers import source_pairs
 from engine.vault import Transaction, queries
@@ -31,7 +32,6 @@ from engine.vault.adapters import AdapterRow
 if TYPE_CHECKING:
     from engine.distilling.probes import Found
 
-ADAPTER = "adapter"  # the field of metadata
 ASKING = 0.9  # of the whole is asking the model, the rest storing
 
 

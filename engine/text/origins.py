@@ -13,6 +13,7 @@ from typing import Any
 
 FROM, ID, ABOUT = "from", "id", "about"
 READER = "reader"  # how a model drew it out of a conversation: no part of where it is from
+ADAPTER = "adapter"  # which adapter asserts it, and how surely: no part of it either
 KEPT = 1_024  # a memory is compared with several others
 
 
@@ -42,4 +43,5 @@ def _identity(fields: dict[str, Any]) -> tuple[Any, Any]:
 @lru_cache(maxsize=KEPT)
 def _fields(metadata: str) -> dict[str, Any]:
     found = json.loads(metadata)
-    return {name: value for name, value in found.items() if name != READER} if isinstance(found, dict) else {}
+    told = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in told if name not in (READER, ADAPTER)}

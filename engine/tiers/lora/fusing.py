@@ -75,8 +75,11 @@ def fusing(
     healing: Plan = HEALING,
     plan: Plan = Plan(),  # noqa: B008 - it is immutable
     limits: Limits = Limits(),  # noqa: B008 - it is immutable
+    replayed: int = 0,
 ) -> Generator[Stage, None, Fused]:
     """Fuse resident adapters into one of `rank` (0: the sum of theirs) that knows `notes`, the memories of all.
+
+    `replayed`: as in `engine.tiers.lora.material`.
 
     The adapter may fail the gate all the same: the verdict says so.
 
@@ -109,7 +112,7 @@ def fusing(
                 combined(resident, candidate, parts, [1.0] * len(parts), how, rank)
             else:
                 if material is None:
-                    gathered = gathering(resident.wearing(None), notes, questions, plan.seed)
+                    gathered = gathering(resident.wearing(None), notes, questions, plan.seed, replayed=replayed)
                     material = yield from part(how, 0.3, gathered)
                 steps = yield from part(
                     how, 0.5, _trained(resident, candidate, parts, material, how, rank, healing, plan)
