@@ -6,6 +6,7 @@ replies take turns. Memory is gathered and prefetched before a reply gets its fi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -16,7 +17,9 @@ from engine.answering.building import Builder
 from engine.answering.gathering import Gathered, Gathering
 from engine.answering.replying import Reply
 from engine.answering.wearing import Wearing
+from engine.errors import Busy, Unavailable
 from engine.governance.access import clearance
+from engine.model.fingerprint import with_adapters
 from engine.model.host import ModelHost, Stage
 from engine.model_operations import (
     Chat,
@@ -140,12 +143,20 @@ class LocalModel:
         self._builder.when_built = told
 
     def rows(self, cubes: Sequence[MemCube], caller: Caller) -> tuple[TierRow, ...]:
-        """What is kept, of these cubes, of what the caller may see."""
-        return tuple(
-            row
-            for cube in cubes
-            for row in self.store.rows(cube.name, self.known, lambda ids, cube=cube: self._sees(ids, cube, caller))  # type: ignore[misc]
-        )
+        """What is kept, of these cubes, of what the caller may see: KV caches, then adapters."""
+        return tuple(row for cube in cubes for row in (*self._caches(cube, caller), *self._adapters(cube, caller)))
+
+    def _caches(self, cube: MemCube, caller: Caller) -> Iterator[TierRow]:
+        serving, seen = self.adapters.serving(cube.name), ""
+        if serving is not None and self.known is not None:
+            seen = with_adapters(self.known.fingerprint, [str(serving.header["digest"])])
+        for row in self.store.rows(cube.name, self.known, lambda ids: self._sees(ids, cube, caller)):
+            yield replace(row, usable=row.usable or row.model == seen)
+
+    def _adapters(self, cube: MemCube, caller: Caller) -> Iterator[TierRow]:
+        for row in self.adapters.tier_rows(cube.name, self.known):
+            if caller.principal.owner or self._sees([id for id, _ in row.sources], cube, caller):
+                yield row
 
     def _sees(self, ids: Collection[str], cube: MemCube, caller: Caller) -> bool:
         """Whether the caller sees all these memories of a cube."""
@@ -172,6 +183,11 @@ class LocalModel:
     def sweep(self) -> None:
         """Unload an idle model, keep the budgets."""
         self.host.unload_if_idle(time.monotonic())
+        state = self.host.state
+        if self.adapters.has_dead and state.stage is Stage.READY:
+            with contextlib.suppress(Busy, Unavailable):  # unloaded meanwhile, and they with it
+                self.host.runner(state.source).call(self.adapters.resident)  # drops their weights
+        self.adapters.note_uses()
         self.store.sweep()
 
     def close(self) -> None:

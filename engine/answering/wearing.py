@@ -41,6 +41,7 @@ class Wearing:
         """The model as this request sees it, and the adapter that it sees it through. On the model's thread."""
         for row in self.serving(use, caller):
             if (worn := self._adapters.worn(loaded, row)) is not None:
+                self._adapters.use(row)
                 return worn, row
         return loaded, None
 

@@ -155,6 +155,15 @@ def note_uses(transaction: Transaction, uses: Mapping[str, tuple[int, float, dat
         )
 
 
+def add_uses(transaction: Transaction, uses: Mapping[str, int]) -> None:
+    """Add to how often artifacts were used, as of now."""
+    for id, count in uses.items():
+        transaction.execute(
+            "UPDATE artifacts SET uses = coalesce(uses, 0) + ?, last_use = ? WHERE id = ?",
+            [count, stored_time(transaction.now), id],
+        )
+
+
 def vouch(transaction: Transaction, id: str) -> None:
     """Note that an artifact holds what it says: it was checked."""
     transaction.execute("UPDATE artifacts SET vouched = true WHERE id = ?", [id])

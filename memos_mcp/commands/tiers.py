@@ -58,8 +58,10 @@ def _row(row: dict[str, Any]) -> Sequence[object]:
 
 def _sum(rows: Sequence[dict[str, Any]]) -> str:
     tokens, size = sum(row["tokens"] for row in rows), sum(row["bytes"] for row in rows)
-    caches = "1 KV cache" if len(rows) == 1 else f"{len(rows):,} KV caches"
-    return f"{caches}, {tokens:,} tokens, {bytes_in_words(size)}"
+    adapters = sum(row["kind"] == "lora" for row in rows)
+    caches = "1 KV cache" if len(rows) - adapters == 1 else f"{len(rows) - adapters:,} KV caches"
+    besides = "" if not adapters else ", 1 adapter" if adapters == 1 else f", {adapters:,} adapters"
+    return f"{caches}, {tokens:,} tokens{besides}, {bytes_in_words(size)}"
 
 
 def bytes_in_words(count: int) -> str:

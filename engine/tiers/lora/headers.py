@@ -12,9 +12,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import Corrupt
+from engine.model_operations import TierRow
 from engine.tier_operations import AdapterState, AdapterView, Judged
 from engine.tiers.lora.plain import Told
-from engine.vault.adapters import AdapterRow
+from engine.vault.adapters import KIND, AdapterRow
 from engine.vault.artifacts import ArtifactRow
 
 if TYPE_CHECKING:
@@ -125,4 +126,24 @@ def view_of(row: AdapterRow, model: str) -> AdapterView:
         seconds=float(told.get("seconds", 0.0)),
         peak_bytes=int(told.get("peak_bytes", 0)),
         created_at=datetime.fromisoformat(told["created_at"]) if there else row.changed_at,
+    )
+
+
+def tier_row(row: AdapterRow, model: str, uses: int) -> TierRow:
+    """A version that is there, as a row of the tiers; `divergence` is that which the gate measured."""
+    told, judged = row.header, judged_of(row.header)
+    return TierRow(
+        id=row.artifact,
+        cube=row.cube,
+        kind=KIND,
+        form=f"version {row.version}, {row.state.value}",
+        tokens=0,
+        bytes=int(told["bytes"]),
+        memories=len(told["sources"]),
+        model=str(told["model"]),
+        usable=bool(model) and told["model"] == model,
+        uses=uses,
+        divergence=None if judged is None else judged.kl,
+        created_at=datetime.fromisoformat(told["created_at"]),
+        sources=source_pairs(row),
     )

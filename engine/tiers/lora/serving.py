@@ -145,6 +145,10 @@ class Resident:
         for name in self._dead & self._adapters.keys():
             self.drop(name)
 
+    @property
+    def has_dead(self) -> bool:
+        return not self._dead.isdisjoint(self._adapters.copy())
+
     def require_alive(self, name: str) -> None:
         """Raises: Conflict: it was killed."""
         if name in self._dead:

@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from engine.clock import Clock, Ids
 from engine.errors import Conflict, Corrupt, Invalid, MemosError
+from engine.model_operations import ModelInfo, TierRow
 from engine.operations import Caller
 from engine.settings import Settings
 from engine.tier_operations import AdapterState, AdapterView, Judged
-from engine.tiers.lora.headers import header_of, judged_json, packed_metadata, source_pairs, view_of
+from engine.tiers.lora.headers import header_of, judged_json, packed_metadata, source_pairs, tier_row, view_of
 from engine.tiers.lora.versions import are_current, require_passed, rest, row_of
 from engine.vault import Change, MemVault, Transaction
 from engine.vault.adapters import KIND, AdapterRow, adapters_of, next_version, put_adapter, set_state
-from engine.vault.artifacts import ArtifactRow, drop_artifacts, put_artifacts, vouch
+from engine.vault.artifacts import ArtifactRow, add_uses, drop_artifacts, put_artifacts, vouch
 from engine.vault.blobs import DIGEST_PREFIX, keep_blob, missing_blobs, read_blob
 from engine.vault.staging import SHOWN
 
@@ -82,6 +83,7 @@ class AdapterStore:
         self._worn: set[str] = set()  # artifacts that are, or are about to be, in the model
         self._refused: dict[str, str] = {}  # artifacts that cannot be worn, and by which model
         self._remarks: dict[str, list[str]] = {}  # by cube
+        self._uses: dict[str, int] = {}  # by artifact, since they were noted
         self._resident: weakref.ReferenceType[Resident] | None = None
 
     # --- looking -----------------------------------------------------------------------------------------------
@@ -103,6 +105,14 @@ class AdapterStore:
     def views(self, cube: str, model_fingerprint: str = "") -> tuple[AdapterView, ...]:
         """As people see them. `model_fingerprint`: of the model that is loaded; empty: none is."""
         return tuple(view_of(row, model_fingerprint) for row in self.rows(cube))
+
+    def tier_rows(self, cube: str, info: ModelInfo | None) -> tuple[TierRow, ...]:
+        """The versions that are there, as rows of the tiers."""
+        model = info.fingerprint if info is not None else ""
+        with self._vault.reading() as connection:
+            uses = dict(connection.execute("SELECT id, uses FROM artifacts WHERE cube = ?", [cube]).fetchall())
+            rows = [row for row in adapters_of(connection, cube) if row.artifact in uses]
+        return tuple(tier_row(row, model, uses[row.artifact] or 0) for row in rows)
 
     def serving(self, cube: str) -> AdapterRow | None:
         """The version of a cube that serves, if one does."""
@@ -322,6 +332,27 @@ class AdapterStore:
 
     def _is_there(self, artifact: str) -> bool:
         return bool(self._vault.rows(f"SELECT 1 FROM artifacts WHERE id = ? AND {SHOWN}", [artifact]))
+
+    # --- uses --------------------------------------------------------------------------------------------------
+
+    def use(self, row: AdapterRow) -> None:
+        """A reply went through it."""
+        with self._lock:
+            self._uses[row.artifact] = self._uses.get(row.artifact, 0) + 1
+
+    def note_uses(self) -> None:
+        """Write down how often versions were used."""
+        with self._lock:
+            uses, self._uses = self._uses, {}
+        if uses:
+            self._vault.write(lambda transaction: add_uses(transaction, uses), Caller())
+
+    @property
+    def has_dead(self) -> bool:
+        """Whether weights of a version that is gone lie in the model still."""
+        with self._lock:
+            resident = self._resident() if self._resident is not None else None
+        return resident is not None and resident.has_dead
 
     # --- changes -----------------------------------------------------------------------------------------------
 

@@ -50,8 +50,8 @@ class Worn:
         """Let the adapter serve, proven to know the first `known` of its memories."""
         config, tensors, card = read_adapter(self.trained.folder, self.loaded.info.fingerprint)
         sources = tuple(Source(self.ids[one.id], 1, place < known) for place, one in enumerate(card.sources))
-        told = {"judged": PASSED, "caller": ME, **more}
-        made = Made("default", config, tensors, replace(card, sources=sources), **told)
+        told = {"cube": "default", "judged": PASSED, "caller": ME, **more}
+        made = Made(config=config, tensors=tensors, card=replace(card, sources=sources), **told)
         row = self.memos._answering._local_model().adapters.keep(made)
         assert row is not None
         return row
@@ -215,6 +215,55 @@ def test_caches_that_an_adapter_left_go_with_every_memory_that_it_was_made_from(
     assert vault.rows(rows, [seen])[0][0] > 0
     worn.memos.forget(Forget(ids=(worn.question(5)[2],)), ME)
     assert vault.rows(rows, [seen])[0][0] == 0
+
+
+def test_the_tiers_show_adapters_and_how_often_replies_went_through_them(worn: Worn):
+    row = worn.keep()
+    worn.ask(worn.question()[0])
+    worn.ask(worn.question(1)[0])
+    worn.memos.sweep()
+    (shown,) = [tier for tier in worn.memos.tiers("default", ME) if tier.kind == "lora"]
+    assert (shown.id, shown.form, shown.memories, shown.usable) == (row.artifact, "version 1, serving", 8, True)
+    assert shown.uses == 2
+    assert all(tier.usable for tier in worn.memos.tiers("default", ME))  # what replies left under it, too
+
+
+def test_the_weights_of_an_adapter_that_is_gone_leave_the_model_with_the_next_sweep(worn: Worn):
+    worn.keep()
+    worn.ask(worn.question()[0])
+    local = worn.memos._answering._local_model()
+    resident = local.adapters._resident()
+    worn.memos.forget(Forget(ids=(worn.question(2)[2],), mode=Mode.ERASE, confirmed=True), ME)
+    worn.memos.sweep()
+    assert resident.adapters == ()
+
+
+@pytest.mark.parametrize(("room", "there"), [(150_000, 1), (250_000, 2)])
+def test_adapters_of_several_cubes_take_turns_within_the_budget(worn: Worn, room: int, there: int):
+    mine = dict(worn.ids)
+    worn.keep()
+    worn.ids.update({note.id: worn.tell(note.text, cube="other") for note in worn.trained.notes})
+    worn.keep(cube="other")
+    worn.ids.update(mine)
+    settings = replace(worn.memos._parts.vault.settings, lora_ram_bytes=room)
+    worn.memos.close()
+    with opened(settings, worn.clock) as memos:
+        again = replace(worn, memos=memos)
+        for cube in ("default", "other", "default"):
+            done = again.ask(worn.question()[0], cubes=(cube,))
+            assert done.report.adapter == f"{cube} 1"
+            assert done.text.strip() == worn.question()[1]
+        assert len(memos._answering._local_model().adapters._resident().adapters) == there
+
+
+def test_an_adapter_larger_than_the_budget_is_said_and_text_answers(worn: Worn):
+    worn.keep()
+    settings = replace(worn.memos._parts.vault.settings, lora_ram_bytes=1_000)
+    worn.memos.close()
+    with opened(settings, worn.clock) as memos:
+        done = replace(worn, memos=memos).ask(worn.question()[0])
+        assert done.text.strip() == worn.question()[1]
+        assert any("the budget is 1000" in remark for remark in done.report.remarks)
 
 
 def test_without_the_tier_no_adapter_is_worn(worn: Worn, tmp_path: Path):
