@@ -34,6 +34,7 @@ from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the daemon does: several threads spin between small products
 
 from benchmarks.kv_plot import write
 from benchmarks.session_logs import BYTES_PER_TOKEN, PEOPLE, SessionLog, from_set, generated, vectors_of
