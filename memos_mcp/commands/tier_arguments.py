@@ -149,7 +149,7 @@ TIER = Command(
     "tier",
     "see and manage in which form memories are kept for the local model",
     parts=(
-        Command("show", "list the KV caches that are kept", "tiers:show", _show),
+        Command("show", "list the KV caches and adapters that are kept", "tiers:show", _show),
         Command("build", "compute the KV caches of a cube now", "tiers:build", _build),
         Command("drop", "delete KV caches or adapters; the memories stay", "tiers:drop", _drop),
         Command("move", "move memories, or a whole cube, to a tier", "moving:move", _move),

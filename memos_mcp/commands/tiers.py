@@ -1,4 +1,4 @@
-"""`tier show`, `build`, `drop`: the KV caches of memories, which save a model from reading them again.
+"""`tier show`, `build`, `drop`: what is kept of memories for the model, which saves it from reading them again.
 
 What must stay true: nothing is dropped unless a person said yes, or `--yes` was given. What is dropped can be computed
 again; no memory is ever lost by it.
@@ -17,6 +17,7 @@ from memos_mcp.terminal import interactive
 
 HEADINGS = ("id", "cube", "form", "tokens", "size", "memories", "uses", "divergence", "since", "model")
 FINGERPRINT_CHARS = len("sha256:") + 8
+KV = "kv"
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -102,7 +103,7 @@ def build(session: Session, options: argparse.Namespace) -> int:
 def drop(session: Session, options: argparse.Namespace) -> int:
     if options.adapters or options.version is not None:
         return _drop_adapters(session, options)
-    rows = [] if options.yes else _rows(session, options.cube)
+    rows = [] if options.yes else [row for row in _rows(session, options.cube) if row["kind"] == KV]
     if rows:
         _agreed(session, _sum(rows))
     return _tell_of_drop(session, session.call("drop_tier", given(options, "cube")))
