@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from memos_mcp.commands.session import DONE, Session
@@ -32,8 +33,24 @@ def status(session: Session, options: argparse.Namespace) -> int:
     if session.screen.as_json:
         session.screen.json(state)
         return DONE
-    session.screen.table(("", ""), [(name.replace("_", " "), _words(value)) for name, value in state.items()])
+    rows = [(name.replace("_", " "), IN_WORDS.get(name, _words)(value)) for name, value in state.items()]
+    session.screen.table(("", ""), rows)
     return DONE
+
+
+def _adapters(serving: dict[str, str] | None) -> str:
+    return "\n".join(f"{cube}: {words}" for cube, words in (serving or {}).items()) or "-"
+
+
+def _scheduler(state: dict[str, Any] | None) -> str:
+    """What is on, how many memories are in which tier, and what is to be said of it."""
+    if state is None:
+        return "-"
+    switches = {word: [part for part, value in state["parts"].items() if value == word] for word in ("on", "off")}
+    parts = [f"{', '.join(named)} {word}" for word, named in switches.items() if named]
+    levels = [f"{level} {count:,}" for level, count in state["levels"].items() if count]
+    expected = [f"{state['predicted']:,} expected next"] if state["predicted"] else []
+    return "\n".join(["; ".join([*parts, *expected]), *([", ".join(levels)] if levels else []), *state["remarks"]])
 
 
 def _words(value: Any) -> str:
@@ -46,6 +63,9 @@ def _words(value: Any) -> str:
     if isinstance(value, list):
         return "\n".join(_words(inner) for inner in value) or "-"
     return str(value)
+
+
+IN_WORDS: dict[str, Callable[[Any], str]] = {"adapters": _adapters, "scheduler": _scheduler}
 
 
 def stop(session: Session, options: argparse.Namespace) -> int:

@@ -59,10 +59,16 @@ def _row(row: dict[str, Any]) -> Sequence[object]:
 
 def _sum(rows: Sequence[dict[str, Any]]) -> str:
     tokens, size = sum(row["tokens"] for row in rows), sum(row["bytes"] for row in rows)
-    adapters = sum(row["kind"] == "lora" for row in rows)
-    caches = "1 KV cache" if len(rows) - adapters == 1 else f"{len(rows) - adapters:,} KV caches"
-    besides = "" if not adapters else ", 1 adapter" if adapters == 1 else f", {adapters:,} adapters"
-    return f"{caches}, {tokens:,} tokens{besides}, {bytes_in_words(size)}"
+    caches = sum(row["kind"] == KV for row in rows)
+    adapters = len(rows) - caches
+    parts = [
+        f"{count:,} {name if count == 1 else f'{name}s'}"
+        for count, name in ((caches, "KV cache"), (adapters, "adapter"))
+        if count
+    ]
+    if caches:
+        parts.append(f"{tokens:,} tokens")
+    return ", ".join([*parts, bytes_in_words(size)])
 
 
 def bytes_in_words(count: int) -> str:
