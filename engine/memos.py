@@ -55,6 +55,7 @@ from engine.parts import Parts, answered
 from engine.scheduling import Scheduling
 from engine.scheduling.training import Trainings
 from engine.settings import Settings
+from engine.store.publishing import remove_fetched
 from engine.store.withdrawing import take_off
 from engine.tier_operations import WorkView
 from engine.vault import Change, MemVault, Transaction, restore_backup
@@ -90,6 +91,7 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
         self._events = Events(parts.vault)
         self._stopping = threading.Event()
         self._work = threading.Event()
+        remove_fetched(parts.vault.settings)
         self._distilling.take_up()
         parts.vault.on_commit = self._committed
         self._forgetting.finish()

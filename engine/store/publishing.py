@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +20,15 @@ from cubes.bundle import inspect
 from engine import keys
 from engine.cube_operations import Pack, Packed, Publish, Shelved
 from engine.dumper import pack
-from engine.errors import Invalid, NotAllowed
+from engine.errors import Conflict, Invalid, NotAllowed
 from engine.governance.access import EVERY_CUBE, granted
 from engine.operations import Caller, Progress
 from engine.parts import Parts
+from engine.settings import Settings
 from engine.store.entries import Entry
 from engine.store.place import is_url, place_of
 from engine.store.shelf import CHUNK_BYTES, MemStore
+from engine.vault import queries
 
 ENDING = ".memcube"
 FETCHED = "fetched"  # in the data folder: bundles on their way, each gone when its work is done
@@ -39,16 +42,17 @@ def publish(parts: Parts, request: Publish, caller: Caller, progress: Progress) 
         NotFound, NotAllowed: as packing, or the shelf says so.
         Invalid: the address, or the bundle.
         Unavailable: the shelf cannot be reached, or what reads it is not installed.
+        Conflict: something was erased meanwhile; nothing is on the shelf.
     """
     _require(caller)
-    shelf = MemStore(place_of(request.url))
+    shelf, since = MemStore(place_of(request.url)), parts.vault.revision
     shelf.check_writable()
     folder = parts.vault.settings.data / FETCHED
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if request.source.lower().endswith(ENDING):
         path = Path(request.source).expanduser().absolute()
         packed, encrypted = _described(parts, path, request.passphrase_file)
-        return _put(parts, shelf, path, packed, encrypted, caller, progress)
+        return _put(parts, shelf, path, packed, encrypted, since, caller, progress)
     with tempfile.TemporaryDirectory(dir=folder) as private:
         wanted = Pack(
             cube=request.source,
@@ -63,7 +67,7 @@ def publish(parts: Parts, request: Publish, caller: Caller, progress: Progress) 
         )
         encrypted = bool(request.recipients) or request.passphrase_file is not None
         packed = pack(parts, wanted, caller, progress)
-        return _put(parts, shelf, wanted.path, packed, encrypted, caller, progress)
+        return _put(parts, shelf, wanted.path, packed, encrypted, since, caller, progress)
 
 
 def _described(parts: Parts, path: Path, passphrase_file: Path | None) -> tuple[Packed, bool]:
@@ -87,7 +91,14 @@ def _described(parts: Parts, path: Path, passphrase_file: Path | None) -> tuple[
 
 
 def _put(
-    parts: Parts, shelf: MemStore, path: Path, packed: Packed, encrypted: bool, caller: Caller, progress: Progress
+    parts: Parts,
+    shelf: MemStore,
+    path: Path,
+    packed: Packed,
+    encrypted: bool,
+    since: int,
+    caller: Caller,
+    progress: Progress,
 ) -> Packed:
     policy = keys.trusted(parts.vault.settings).policy
     if packed.signed_by is None and policy != "any":
@@ -95,12 +106,13 @@ def _put(
             f"{packed.cube!r} is not signed, and this store's trust policy is {policy!r}: make a key with "
             "`memos-mcp cube key create`, and publish it again"
         )
-    entry = _entry(parts, path, packed, encrypted)
-    shelf.publish(path, entry, progress)
-    shown = shelf.place.shown
+    entry, shown = _entry(parts, path, packed, encrypted), shelf.place.shown
+    # Noted first: an erasure that comes in between must know of the shelf.
     parts.vault.write(
         lambda transaction: transaction.audit("publish", packed.cube, shelf=shown, digest=entry.sha256), caller
     )
+    shelf.publish(path, entry, progress)
+    _refuse_erased(parts, shelf, entry, since)
     where = "/".join((shown.rstrip("/"), *entry.bundle))
     return Packed(
         entry.name,
@@ -112,6 +124,24 @@ def _put(
         packed.signed_by,
         packed.redacted,
     )
+
+
+def _refuse_erased(parts: Parts, shelf: MemStore, entry: Entry, since: int) -> None:
+    """Take a bundle off again where something of its cube was erased while it was made.
+
+    Raises:
+        Conflict: it was.
+    """
+    with parts.vault.reading() as connection:
+        erased = [row for row in queries.audited(connection, "erase") if row.seq > since]
+    if any(entry.name in row.detail.get("cubes", ()) for row in erased):
+        shelf.withdraw(entry.name, entry.sha256)
+        raise Conflict(f"something was erased from cube {entry.name!r} while it was published: publish it again")
+
+
+def remove_fetched(settings: Settings) -> None:
+    """Remove the bundles on their way that a process which was killed left. When a store is opened: none is, then."""
+    shutil.rmtree(settings.data / FETCHED, ignore_errors=True)
 
 
 def _entry(parts: Parts, path: Path, packed: Packed, encrypted: bool) -> Entry:

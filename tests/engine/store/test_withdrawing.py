@@ -8,9 +8,12 @@ import pytest
 
 from cubes.encryption import create_identity
 from engine.cube_operations import Install, Publish
+from engine.errors import Conflict
 from engine.memos import MemOS
 from engine.operations import Receipt
+from engine.settings import Settings
 from engine.store.place import open_place, place_of
+from engine.store.publishing import FETCHED
 from engine.store.shelf import INDEX
 from tests.conftest import HandClock
 from tests.engine.store.places import s3_server
@@ -123,3 +126,26 @@ def test_the_shelf_that_a_cube_was_installed_from_is_told(memos: MemOS, shelf: P
         (record,) = there.export_memories(ME)
         assert erased(there, record["id"]).out_of_reach == (f"{shelf}#harbour",)
     assert len(memos.shelf(str(shelf), ME)) == 1
+
+
+def test_what_is_erased_while_a_cube_is_published_is_on_no_shelf(memos: MemOS, shelf: Path) -> None:
+    id = say(memos, "The pier is made of oak.", cube="harbour")
+    done: list[Receipt] = []
+
+    def meanwhile(reached: float, total: float | None, message: str) -> None:
+        if message == "uploading" and not done:
+            done.append(erased(memos, id))
+
+    with pytest.raises(Conflict, match="publish it again"):
+        memos.publish(Publish("harbour", str(shelf)), ME, meanwhile)
+    assert done
+    assert [file for file in files(shelf) if file != INDEX] == []
+    assert memos.shelf(str(shelf), ME) == ()
+
+
+def test_a_bundle_on_its_way_that_a_killed_process_left_goes_at_the_next_start(settings: Settings) -> None:
+    left = settings.data / FETCHED / "tmp1" / "packed.memcube"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"what was to be published")
+    with opened(settings):
+        assert not left.exists()
