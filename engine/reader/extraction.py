@@ -20,6 +20,7 @@ from engine.reader.entities import entities
 from engine.reader.secrets import find_secrets
 from engine.reader.turns import Said, Window, shown
 from engine.text.dates import Found, find
+from engine.text.frames import without_negation
 from engine.text.json_forms import Form, List, NotOfForm, Number, Object, Text, Word, parse
 from engine.text.normal import canonical
 from engine.text.words import stems, words
@@ -29,6 +30,7 @@ FACT_CHARS = 400
 WHEN_CHARS = 60
 MOST_ANSWER_TOKENS = 2_048
 REPEATED_CHARS = 4_000  # of an answer that is shown back to be corrected
+CLOSE = 0.6  # share of a statement's words in one sentence: then it is that sentence in other words
 BORNE_OUT = 0.5  # share of a statement's words that must stand in its turns: a model may put it in other words
 KINDS = (Kind.FACT, Kind.PREFERENCE, Kind.EVENT)
 SURE = ("high", "medium", "low")
@@ -62,6 +64,7 @@ _INSTRUCTION = re.compile(
     r"|\b(?:the )?(?:assistant|ai|model|reader|chatbot|bot)s? (?:must|should|shall|has to|have to|is to|are to|need)\b",
     re.IGNORECASE,
 )
+_SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n+")
 _TAG = re.compile(r"</?memory\b|<\|", re.IGNORECASE)
 _ROLE_WORDS = frozenset(stems("user assistant person speaker name call prefer like want plan say said"))
 
@@ -188,7 +191,7 @@ def _mentions(times: Sequence[Found]) -> tuple[Mention, ...]:
 
 
 def borne_out(text: str, turns: Sequence[Said], window: Window, times: Sequence[Found]) -> bool:
-    """Whether the turns say it, as far as words tell: enough of its words, all of its names and numbers."""
+    """Whether the turns say it, as far as words tell: enough of its words, its names and numbers, its `not`."""
     near = [*turns, *_asked_before(turns, window)]
     speakers = {stem for said in (*window.turns, *window.before) for stem in stems(said.speaker)}
     here = {stem for said in near for stem in stems(said.text)} | speakers
@@ -200,7 +203,9 @@ def borne_out(text: str, turns: Sequence[Said], window: Window, times: Sequence[
         word for name in _speakers(window) for word in words(name)
     }
     named = (word for name in entities(text) for word in words(name))
-    return all(word in known for word in named) and _numbers_stand(text, near, times)
+    if not all(word in known for word in named) or not _numbers_stand(text, near, times):
+        return False
+    return _denies_as_said(text, own, turns)
 
 
 def _speakers(window: Window) -> set[str]:
@@ -211,6 +216,18 @@ def _asked_before(turns: Sequence[Said], window: Window) -> list[Said]:
     """The turns just before those that are named: an answer is understood by its question."""
     every = [*window.before, *window.turns]
     return [before for before, said in pairwise(every) if said in turns]
+
+
+def _denies_as_said(text: str, own: Sequence[str], turns: Sequence[Said]) -> bool:
+    """Whether it denies exactly if the sentence does that it puts in other words; where there is none, who knows."""
+    said = [sentence for turn in turns for sentence in _SENTENCE_END.split(turn.text) if sentence]
+    close = max(said, key=lambda sentence: len(set(own).intersection(stems(sentence))), default="")
+    shared = set(own).intersection(stems(close))
+    return len(shared) < CLOSE * len(set(own)) or _denies(close) == _denies(text)
+
+
+def _denies(text: str) -> bool:
+    return bool(without_negation(canonical(text))[1])
 
 
 def _numbers_stand(text: str, near: Sequence[Said], times: Sequence[Found]) -> bool:
