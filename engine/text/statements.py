@@ -20,6 +20,7 @@ from engine.text.tables import word_set
 MAX_STATEMENT_CHARS = 300
 MAX_SUBJECT_WORDS = 8
 MAX_VALUE_WORDS = 12
+MAX_COMPLEMENTS = 3
 SUBJECT, ATTRIBUTE, VALUE = "\ue000", "\ue001", "\ue002"  # where they stand in a form: nobody writes these characters
 
 PLACE_PREPOSITIONS = word_set("in at near under behind inside from on to into")
@@ -33,6 +34,7 @@ _NOT_ATTRIBUTES = opposites.ATTRIBUTE_WORDS | word_set("""
 """)
 _NOT_VALUES = word_set("of that which who to in for with and or from on at by because not no never")
 _BE = r"(?:is|are|was|were|am|will\ be|equals|remains)(?:\ (?:now|currently|set\ to))?"
+_FORMS_OF_BE = word_set("is are was were am be been being")
 _LINK = rf"(?:\ {_BE}\ |\ ?(?:=|:=|->|→)\ ?|\ ?:\ )"
 _LABEL = re.compile(
     r"\A(?:[-*•]\ )?(?:(?:note|remember|reminder|fact|fyi|nb|update|info|important|memo)\ ?[:,-]\ ?|"
@@ -45,7 +47,7 @@ _OF = re.compile(rf"(?P<the>(?:the|our|my)\ )?(?P<a>{_WORDS})\ of\ (?P<s>[^:=]+?
 _POSSESSIVE = re.compile(rf"(?P<s>[^:=]+?)\ ?['’]\ ?s\ (?P<a>{_WORDS}){_LINK}(?P<v>.+)", re.I)
 _HAS = re.compile(r"(?P<s>[^:=]+?)\ (?:has|have|had)\ (?P<the>the|an?)\ (?P<a>[^\W\d_][\w-]*)\ (?P<v>.+)", re.I)
 _THING = re.compile(rf"(?P<s>[^:=]+?)(?P<link>{_LINK})(?P<v>.+)", re.I)
-_CLOCK = re.compile(r"\d{1,2}(?::\d\d)?\s?(?:am|pm)?|noon|midnight", re.I)
+_CLOCK = re.compile(r"\d{1,2}(?::\d\d\b|(?::\d\d)?\s?[ap]\.?m\b)|(?:noon|midnight)\b", re.I)
 
 
 class Kind(StrEnum):
@@ -56,8 +58,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement. `form` is its sentence with private characters for subject, attribute and value; `verb` and
-    `object` are those of a clause, `preposition` what stands before the value and is no part of it."""
+    """One statement. `form` is its sentence with private characters for subject, attribute and value; `preposition`
+    stands before the value and is no part of it; `verb` is that of a clause, or the form of "be"; `object` is what else
+    follows the verb."""
 
     kind: Kind
     form: str
@@ -78,7 +81,8 @@ class Statement:
         """What it is about: another statement with the same key says the same again, or something else of it."""
         if self.kind is Kind.ATTRIBUTE:
             return folded(self.subject), folded(self.attribute)
-        return tuple(folded(part) for part in (self.subject, "", self.verb, self.object, self.preposition))
+        verb = self.verb if self.kind is Kind.CLAUSE else ""
+        return tuple(folded(part) for part in (self.subject, "", verb, self.object, self.preposition))
 
     @property
     def asks_when(self) -> bool:
@@ -100,32 +104,32 @@ class Statement:
 
 def statements(text: str) -> list[Statement]:
     """What the sentences of a text state, in their order."""
-    found = []
-    for start, end in sentences(text):
-        if end - start <= MAX_STATEMENT_CHARS and (one := statement(text[start:end])):
-            found.append(one)
-    return found
+    return [one for start, end in sentences(text) for one in stated(text[start:end])]
 
 
-def statement(sentence: str) -> Statement | None:
-    """What a sentence states, if a rule fits it."""
+def stated(sentence: str) -> list[Statement]:
+    """What a sentence states, if a rule fits it; a clause states each of its complements."""
     text = " ".join(sentence.split())
-    if text.endswith("?") or any(mark in text for mark in (SUBJECT, ATTRIBUTE, VALUE)):
-        return None
+    if (
+        text.endswith("?")
+        or len(text) > MAX_STATEMENT_CHARS
+        or any(mark in text for mark in (SUBJECT, ATTRIBUTE, VALUE))
+    ):
+        return []
     label = _LABEL.match(text)
     head = label.group() if label else ""
     ending = _END.search(text)
     tail = ending.group() if ending else ""
     body = text[len(head) : len(text) - len(tail)]
     for rule in (_attribute_of, _possessive, _has, _thing, _clause):
-        if (found := rule(body)) and _sound(found):
-            return replace(found, form=head + found.form + tail)
-    return None
+        if (found := rule(body)) and all(_sound(one) for one in found):
+            return [replace(one, form=head + one.form + tail) for one in found]
+    return []
 
 
 def is_time(value: str) -> bool:
     """Whether a value is a date, a day or a time of day."""
-    return "date" in value_kinds(canonical(value)) or bool(_CLOCK.fullmatch(value.strip()) and not value.isdigit())
+    return "date" in value_kinds(canonical(value)) or bool(_CLOCK.match(value))
 
 
 def folded(text: str) -> str:
@@ -165,51 +169,65 @@ def _preposition(value: str) -> tuple[str, str]:
     return (first, rest) if rest and first.lower() in PREPOSITIONS else ("", value)
 
 
-def _attribute_of(body: str) -> Statement | None:
+def _attribute_of(body: str) -> list[Statement]:
     found = _OF.fullmatch(body)
     if not found or found["a"].split()[0].lower() in _NOT_ATTRIBUTES - opposites.ATTRIBUTE_WORDS:
-        return None
+        return []
     if not found["the"] and found["link"].strip() not in ("=", ":", ":=", "->", "→"):
-        return None
-    return _with_parts(body, found, Kind.ATTRIBUTE)
+        return []
+    return [_with_parts(body, found, Kind.ATTRIBUTE)]
 
 
-def _possessive(body: str) -> Statement | None:
+def _possessive(body: str) -> list[Statement]:
     found = _POSSESSIVE.fullmatch(body)
     if not found or found["s"].lower() in _PRONOUNS or _verbs(found["s"]):
-        return None
-    return _with_parts(body, found, Kind.ATTRIBUTE)
+        return []
+    return [_with_parts(body, found, Kind.ATTRIBUTE)]
 
 
-def _has(body: str) -> Statement | None:
+def _has(body: str) -> list[Statement]:
     found = _HAS.fullmatch(body)
     if not found or _verbs(found["s"]) or found["v"].split()[0].lower() in _NOT_VALUES:
-        return None
+        return []
     attribute = found["a"].lower()
     if attribute in _NOT_ATTRIBUTES or (found["the"].lower() != "the" and attribute not in opposites.ATTRIBUTES):
-        return None
-    return _with_parts(body, found, Kind.ATTRIBUTE)
+        return []
+    return [_with_parts(body, found, Kind.ATTRIBUTE)]
 
 
-def _thing(body: str) -> Statement | None:
+def _thing(body: str) -> list[Statement]:
     found = _THING.fullmatch(body)
     if not found or _verbs(found["s"]):
-        return None
-    return _with_parts(body, found, Kind.THING, attribute=None)
+        return []
+    link = found["link"].split()[0] if found["link"].strip() else ""
+    return [replace(_with_parts(body, found, Kind.THING, attribute=None), verb=link if link in _FORMS_OF_BE else "is")]
 
 
-def _clause(body: str) -> Statement | None:
+def _clause(body: str) -> list[Statement]:
     words = body.split(" ")
     place = next((number for number in range(len(words[:MAX_SUBJECT_WORDS])) if _is_verb(words, number)), None)
-    if place is None or place + 1 >= len(words):
-        return None
-    subject, verb, rest = " ".join(words[:place]), words[place], words[place + 1 :]
-    cut = next((n for n in range(len(rest) - 1, -1, -1) if rest[n].lower() in PREPOSITIONS and n + 1 < len(rest)), None)
-    before = rest[:cut] if cut is not None else []
-    preposition = rest[cut] if cut is not None else ""
-    value = " ".join(rest[cut + 1 :] if cut is not None else rest)
-    form = " ".join(part for part in (SUBJECT, verb, *before, preposition, VALUE) if part)
-    return Statement(Kind.CLAUSE, form, subject, value, "", preposition, verb, " ".join(before))
+    if place is None or place + 1 >= len(words) or words[place] in _FORMS_OF_BE:
+        return []
+    parts = _complements(words[place + 1 :])
+    subject, verb, found = " ".join(words[:place]), words[place], []
+    for number, (preposition, value) in enumerate(parts[:MAX_COMPLEMENTS]):
+        said = [" ".join(filter(None, part)) for part in parts]
+        form = [*said[:number], " ".join(filter(None, (preposition, VALUE))), *said[number + 1 :]]
+        rest = " ".join((*said[:number], *said[number + 1 :]))
+        text = " ".join((SUBJECT, verb, *form))
+        found.append(Statement(Kind.CLAUSE, text, subject, value, "", preposition, verb, rest))
+    return found
+
+
+def _complements(words: list[str]) -> list[tuple[str, str]]:
+    """What follows a verb, parted where prepositions stand: each preposition, none for an object, and its words."""
+    found: list[tuple[str, list[str]]] = [("", [])]
+    for word in words:
+        if word.lower() in PREPOSITIONS and (found[-1][1] or not found[-1][0]):
+            found.append((word, []))
+        else:
+            found[-1][1].append(word)
+    return [(preposition, " ".join(some)) for preposition, some in found if some]
 
 
 def _verbs(text: str) -> bool:

@@ -25,10 +25,10 @@ ATTRIBUTE_HELD = (
     "{a} of {s}?",
     "Do you know the {a} of {s}?",
 )
-THING_STUDY = ("What is {s}?", "Tell me what {s} is.", "Do you know what {s} is?", "What do we know {s} to be?")
-THING_HELD = ("{s}?", "Tell me, what is {s}?", "Can you say what {s} is?")
-PLACED_STUDY = ("{wh} is {s}?", "Tell me {wh_low} {s} is.", "Do you know {wh_low} {s} is?")
-PLACED_HELD = ("Tell me, {wh_low} is {s}?", "Can you say {wh_low} {s} is?", "{s}: {wh_low}?")
+THING_STUDY = ("What {be} {s}?", "Tell me what {s} {be}.", "Do you know what {s} {be}?", "Tell me {s}.")
+THING_HELD = ("{s}?", "Tell me, what {be} {s}?", "Can you say what {s} {be}?")
+PLACED_STUDY = ("{wh} {be} {s}?", "Tell me {wh_low} {s} {be}.", "Do you know {wh_low} {s} {be}?")
+PLACED_HELD = ("Tell me, {wh_low} {be} {s}?", "Can you say {wh_low} {s} {be}?", "{s}: {wh_low}?")
 CLAUSE_STUDY = (
     "{wh} {do} {s} {base}{o}{p}?",
     "Tell me {wh_low} {s} {verb}{o}{p}.",
@@ -37,7 +37,7 @@ CLAUSE_STUDY = (
 CLAUSE_HELD = (
     "Tell me, {wh_low} {do} {s} {base}{o}{p}?",
     "Can you say {wh_low} {s} {verb}{o}{p}?",
-    "{s} {verb}{o}{p_always} {wh_low}?",
+    "{s} {verb}{o}{p} {wh_low}?",
 )
 _IRREGULAR = {
     "went": "go", "came": "come", "got": "get", "gave": "give", "took": "take", "made": "make", "bought": "buy",
@@ -68,7 +68,7 @@ def some_study(draw: random.Random, one: Statement, fit: frozenset[str] = frozen
 def _asked(one: Statement, attribute: tuple[str, ...], *others: tuple[str, ...]) -> list[tuple[str, str]]:
     thing, placed, clause = others
     wh = "When" if one.asks_when else "Where" if one.asks_where else "What"
-    said = {"s": _inside(one.subject), "a": one.attribute, "wh": wh, "wh_low": wh.lower()}
+    said = {"s": _inside(one.subject), "a": one.attribute, "wh": wh, "wh_low": wh.lower(), "be": one.verb}
     if one.kind is Kind.ATTRIBUTE:
         forms = attribute
     elif one.kind is Kind.THING:
@@ -78,8 +78,7 @@ def _asked(one: Statement, attribute: tuple[str, ...], *others: tuple[str, ...])
         base, do = _infinitive(one.verb, one.subject)
         o = f" {one.object}" if one.object else ""
         p = f" {one.preposition}" if one.preposition and wh == "What" else ""
-        p_always = f" {one.preposition}" if one.preposition and wh != "When" else ""
-        said |= {"verb": one.verb, "base": base, "do": do, "o": o, "p": p, "p_always": p_always}
+        said |= {"verb": one.verb, "base": base, "do": do, "o": o, "p": p}
     return list({text: (form, text) for form in forms if (text := _begun(form.format(**said)))}.values())
 
 

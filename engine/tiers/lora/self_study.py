@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -89,6 +89,11 @@ class SelfStudy:
 
     def probes(self, note: Note) -> Sequence[Question]:
         return self._asks[note.id].probes if note.id in self._asks else ()
+
+    def only(self, ids: Collection[str]) -> SelfStudy:
+        """The questions about these notes alone, and about the others that hold the model still."""
+        asks = {id: some for id, some in self._asks.items() if id in ids}
+        return SelfStudy(asks, self._others, tuple(id for id in self.unasked if id in ids))
 
     def unknown(self, draw: random.Random, notes: Sequence[Note], count: int) -> Sequence[Question]:
         known = [question for note in notes for question in self.study(note)]
