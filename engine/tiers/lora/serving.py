@@ -153,8 +153,8 @@ class Resident:
         """Raises: Conflict: it was killed."""
         if name in self._dead:
             raise Conflict(
-                "the adapter that answered was taken out of service, since a memory that it was made from changed or "
-                "was erased: ask again"
+                "the adapter that answered was taken out of service meanwhile, as a memory that it was made from changed "
+                "or was erased, or somebody dropped it: ask again"
             )
 
     def close(self) -> None:

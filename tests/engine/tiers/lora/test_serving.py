@@ -223,3 +223,28 @@ def test_switching_reloads_nothing(both: Resident, first: Trained):
         logits(both.wearing(name), prompts_of(both, first)[0])
     assert {id(one) for one in both.base.model.parameters()} == weights
     assert replace(both.wearing("of-first"), model=None).tokenizer is both.base.tokenizer
+
+
+def test_what_was_killed_says_nothing_alone_or_in_a_batch_and_the_others_go_on(both: Resident, second: Trained):
+    worn, prompts = both.wearing("of-first"), prompts_of(both, second)
+    both.kill(["of-first"])
+    with pytest.raises(Conflict, match="taken out of service"):
+        answers(worn, prompts[:1])
+    with pytest.raises(Conflict, match="taken out of service"):
+        finished(asking(both.mixing(), prompts[:2], adapters=["of-second", "of-first"]))
+    said = [one.text for one in answers(both.wearing("of-second"), prompts)]
+    assert sum(a == b for a, b in zip(said, values_of(second), strict=True)) >= 7
+    assert {one.text for one in answers(both.wearing(None), prompts)} == {"unknown"}
+    both.bury()
+    assert [one.name for one in both.adapters] == ["of-second"]
+
+
+def test_eight_adapters_in_one_batch_say_what_each_says_alone(resident: Resident, first: Trained, second: Trained):
+    for number in range(8):
+        resident.load(f"adapter-{number}", (first, second)[number % 2].folder)
+    names = [f"adapter-{number}" for number in range(8)]
+    prompts = [prompts_of(resident, (first, second)[number % 2])[number] for number in range(8)]
+    alone = [answers(resident.wearing(name), [prompt])[0].text for name, prompt in zip(names, prompts, strict=True)]
+    together = finished(asking(resident.mixing(), prompts, adapters=names))
+    assert [one.text for one in together] == alone
+    assert sum(said != "unknown" for said in alone) >= 7
