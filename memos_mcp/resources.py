@@ -29,9 +29,9 @@ from mcp_types import (
     TextResourceContents,
 )
 
-from cubes import KINDS, Kind, Memory, State
+from cubes import KINDS, Kind, State
 from engine.errors import Invalid, NotAllowed, NotFound
-from engine.operations import Caller, CubeView
+from engine.operations import Caller, CubeView, MemoryView
 from engine.provenance import Traced
 from memos_mcp import render, render_cubes, render_scheduler
 from memos_mcp.service import Context, caller_of, is_modern
@@ -181,7 +181,7 @@ def _artifacts(memos: MemOS, address: Address, caller: Caller) -> Bodies:
 def _memory(memos: MemOS, address: Address, caller: Caller) -> Bodies:
     view = memos.memory(address.name, caller)
     traced = memos.provenance([view.memory], caller).get(view.memory.id)
-    return [*_json(render.memory_view(view, traced)), (MARKDOWN_TYPE, _markdown(view.memory, traced))]
+    return [*_json(render.memory_view(view, traced)), (MARKDOWN_TYPE, _markdown(view, traced))]
 
 
 def _history(memos: MemOS, address: Address, caller: Caller) -> Bodies:
@@ -213,8 +213,8 @@ def _json(body: dict[str, Any]) -> Bodies:
     return [(JSON_TYPE, json.dumps(body, ensure_ascii=False, separators=(",", ":")))]
 
 
-def _markdown(memory: Memory, traced: Traced | None) -> str:
-    about = memory.descriptive
+def _markdown(view: MemoryView, traced: Traced | None) -> str:
+    memory, about = view.memory, view.memory.descriptive
     bundle = traced.bundle if traced is not None else None
     facts = {
         "cube": memory.cube,
@@ -232,6 +232,7 @@ def _markdown(memory: Memory, traced: Traced | None) -> str:
         "sensitivity": memory.governance.sensitivity.value,
         "derived from": ", ".join(f"{edge.source} v{edge.version} ({edge.relation.value})" for edge in memory.lineage),
         "tags": ", ".join(about.tags),
+        "also in": ", ".join(f"{held.tier} ({held.artifact}: {held.state})" for held in view.tiers),
     }
     lines = [f"# Memory {memory.id}", "", *(f"- {name}: {value}" for name, value in facts.items() if value), ""]
     return "\n".join([*lines, *(f"> {line}" for line in memory.content.splitlines())])

@@ -115,6 +115,8 @@ class Moving:
         outcome.skipped |= skipped
         outcome.moved += [memory.id for memory in fit if memory.id not in skipped]
         outcome.artifacts += built.chunks + bool(built.prefix_tokens)
+        if self._serving(cube) is not None:
+            outcome.remarks.append(f"an adapter serves {cube!r}: replies use these caches when none does")
         if request.background:
             outcome.remarks.append("KV caches are computed at once: only trainings go on in the background")
 

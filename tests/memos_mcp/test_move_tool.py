@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import mcp_types as types
@@ -98,3 +99,18 @@ async def test_a_request_that_is_none_is_refused_with_the_remedy(memos: MemOS, e
             result = await client.call_tool("move", arguments)
             assert result.is_error
             assert complaint in text_of(result)
+
+
+async def test_a_memory_says_in_which_tiers_it_is(memos: MemOS, era: Era) -> None:
+    first, second = said(memos, "alice", "bob")
+    async with connected_to(memos, ("lifecycle",), era) as client:
+        await move(client, to="kv", ids=[first])
+        moved = (await client.read_resource(f"memos://memories/{first}")).contents
+        other = (await client.read_resource(f"memos://memories/{second}")).contents
+        artifacts = (await client.read_resource("memos://cubes/home/artifacts")).contents
+    (held,) = json.loads(moved[0].text)["tiers"]
+    assert (held["tier"], held["state"]) == ("kv", "kept")
+    assert f"also in: kv ({held['artifact']}: kept)" in moved[1].text
+    assert json.loads(other[0].text)["tiers"] == []
+    (artifact,) = json.loads(artifacts[0].text)["artifacts"]
+    assert (artifact["id"], artifact["sources"]) == (held["artifact"], [{"id": first, "version": 1}])
