@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from engine.tier_operations import AdapterState, WorkState
+from engine.vault.adapters import adapters_of
 from engine.vault.connection import Connection
 from engine.vault.rows import known_time, stored_time
 
@@ -82,24 +83,17 @@ def ask_retraining(transaction: Transaction, gone: Collection[ArtifactRow]) -> N
 
     Before their rows go. A cube of which nothing is left is asked nothing.
     """
-    if not gone:
-        return
-    serving = {
-        row[0]
-        for row in transaction.rows(
-            "SELECT artifact FROM adapters WHERE state = ? AND artifact IN (SELECT unnest(?::VARCHAR[]))",
-            [AdapterState.SERVING.value, [row.id for row in gone]],
-        )
-    }
+    known = {row.artifact: row for row in adapters_of(transaction.connection)} if gone else {}
     for row in gone:
-        ids = [id for id, _ in row.sources]
-        left = transaction.rows("SELECT id FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[]))", [ids])
-        if row.id in serving and left:
-            there = {id for (id,) in left}
-            left_ids = [id for id in ids if id in there]
-            header: dict[str, Any] = {"ids": left_ids, "instead": row.id, "reason": RETRAINING}
-            if len(left_ids) < len(ids):
-                header["erased"] = len(ids) - len(left_ids)
+        version, ids = known.get(row.id), [id for id, _ in row.sources]
+        if version is None or version.state is not AdapterState.SERVING:
+            continue
+        there = transaction.rows("SELECT id FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[]))", [ids])
+        left = [id for id in ids if (id,) in there]
+        if left:
+            header: dict[str, Any] = {"ids": left, "instead": row.id, "reason": RETRAINING}
+            header |= {name: version.header[name] for name in ("rank", "seed") if name in version.header}
+            header |= {"erased": len(ids) - len(left)} if len(left) < len(ids) else {}
             ask_for(transaction, f"w_{row.id.partition('_')[2]}", row.cube, RETRAIN, header)
 
 
