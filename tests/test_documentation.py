@@ -48,6 +48,7 @@ NEEDS_MORE = {  # what a shown command needs that a test does not have
     "encrypt --keyring": "the platform's keyring",
     "chat": "a model from the network",
     "tier move": "a model from the network",
+    "facts": "a reader",
 }
 
 
