@@ -140,6 +140,13 @@ def _show_forgotten(session: Session, result: dict[str, Any]) -> None:
         screen.remark("nothing matches; nothing was changed")
     if receipt := result["receipt"]:
         screen.line(f"receipt {receipt['id']}: memos-mcp receipt show {receipt['id']}")
+        for gone in (row for row in receipt["lora"] if row["served"]):
+            screen.remark(
+                f"adapter version {gone['version']} of cube {gone['cube']} is out of service, and is trained anew "
+                "without it: memos-mcp tier work"
+            )
+        for place in receipt["withdrawn"]:
+            screen.remark(f"taken off its shelf: {place}")
         for path in receipt["out_of_reach"]:
             screen.remark(f"a copy may remain in {path}: delete it yourself")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from memos_mcp.commands.receipts import tiers
 from tests.memos_mcp.shell import Shell, shell
 
 
@@ -70,3 +71,22 @@ def test_elsewhere_a_receipt_counts_once_its_key_is_trusted(
         assert f"cube key trust {key}" in refused.err
         there.good("cube", "key", "trust", key)
         assert there.good("receipt", "verify", str(file))["known_as"] is not None
+
+
+def test_a_bundle_that_was_taken_off_its_shelf_is_said_and_shown(sh: Shell, tmp_path: Path) -> None:
+    identity = sh.remember("The lifeboat is painted orange.", "--cube", "harbour")
+    sh.good("cube", "publish", "harbour", str(tmp_path / "shelf"))
+    done = sh("forget", identity, "--mode", "erase", "--yes")
+    assert f"taken off its shelf: {tmp_path / 'shelf'}#harbour@" in done.err
+    last = sh.good("receipt", "list")["receipts"][-1]
+    assert "withdrawn" in sh("receipt", "show", last["id"]).out
+    assert sh.good("cube", "shelf", "list", str(tmp_path / "shelf"))["bundles"] == []
+
+
+def test_what_went_from_the_deeper_tiers_is_said_in_words() -> None:
+    gone = [{"cube": "home", "version": 2, "served": True}, {"cube": "home", "version": 1, "served": False}]
+    assert tiers({"kv": {"": 2, "home": 1}, "lora": gone}) == [
+        ("kv", "2 of conversations, 1 of home"),
+        ("lora", "adapter home 2 (it served), home 1"),
+    ]
+    assert tiers({"kv": {}, "lora": []}) == []
