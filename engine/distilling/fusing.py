@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cubes import Action
 from engine.answering.answering import Answering
+from engine.distilling.effort import Effort
 from engine.distilling.opening import Model, notes_of, opened, version_of
 from engine.distilling.working import Kind, Task
 from engine.embeddings import SYSTEM
@@ -68,7 +69,7 @@ def fuse_adapters(
             header,
             caller,
             progress,
-            lambda task: _fused(parts, model, task, rows, caller, distilling.replayed),
+            lambda task: _fused(parts, model, task, rows, caller, distilling.effort),
         )
 
 
@@ -81,7 +82,7 @@ def kind_of_work(parts: Parts, answering: Answering, distilling: Distilling) -> 
         model = opened(answering, SYSTEM)
         rows = _rows(parts, model, request, SYSTEM)
         with distilling.training():
-            fused = _fused(parts, model, task, rows, SYSTEM, distilling.replayed)
+            fused = _fused(parts, model, task, rows, SYSTEM, distilling.effort)
         return f"version {fused.adapter.version} is {fused.adapter.state.value}, made by {fused.how}"
 
     return Kind(run, answering.untrainable)
@@ -118,7 +119,7 @@ def _rows(parts: Parts, model: Model, request: FuseAdapters, caller: Caller) -> 
 
 
 def _fused(
-    parts: Parts, model: Model, task: Task, rows: Sequence[AdapterRow], caller: Caller, replayed: int
+    parts: Parts, model: Model, task: Task, rows: Sequence[AdapterRow], caller: Caller, effort: Effort
 ) -> FusedAdapter:
     from engine.distilling.probes import joined
     from engine.distilling.training import Limits
@@ -128,7 +129,7 @@ def _fused(
     notes = notes_of(parts, [pair for row in rows for pair in source_pairs(row)])
     limits = Limits(settings.lora_minutes, settings.lora_bytes, settings.data)
     name = f"fusing-{task.row.id}"
-    made = model.do(lambda loaded: joined(loaded, model.adapters, name, rows, notes, limits, replayed), task.tell)
+    made = model.do(lambda loaded: joined(loaded, model.adapters, name, rows, notes, limits, effort), task.tell)
     tried = tuple((one.how, one.verdict.learned, one.verdict.passed) for one in made.fused.tried)
     kept = model.adapters.keep(
         Made(

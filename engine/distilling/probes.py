@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.distilling.effort import Effort
 from engine.distilling.training import Limits, plan_for, require_room
 from engine.errors import Conflict
 from engine.model.loading import Loaded
@@ -168,10 +169,10 @@ def joined(
     rows: Sequence[AdapterRow],
     notes: Sequence[Note],
     limits: Limits,
-    replayed: int = 0,
+    effort: Effort,
 ) -> Generator[Stage, None, Joined]:
     """Make one adapter of several. Whatever ends it, what was in the making is out of the model afterwards."""
-    plan = plan_for(loaded, 0, 0, 0, limits)
+    plan = plan_for(loaded, 0, 0, 0, limits, effort)
     require_room(loaded, plan, limits)
     begun, before = time.monotonic(), peak_bytes()
     held = [_worn(loaded, adapters, row) for row in rows]
@@ -196,7 +197,7 @@ def joined(
         hows=ALL_WAYS,
         healing=healing,
         plan=plan,
-        replayed=replayed,
+        replayed=effort.replayed,
     )
     fused = yield from share_of(0.1, 0.9, steps)
     del held

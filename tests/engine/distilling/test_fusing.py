@@ -24,6 +24,7 @@ BEFORE = [("home", 1, "serving"), ("work", 1, "serving")]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from engine.distilling.effort import Effort
 from engine.memos import MemOS
 from engine.operations import Caller
 from engine.tier_operations import FuseAdapters
@@ -34,7 +35,7 @@ def tell(done, total, message):
         os.kill(os.getpid(), signal.SIGKILL)
 
 with MemOS.open(settings_of(Path(sys.argv[1]))) as memos:
-    memos._distilling.replayed = 100
+    memos._distilling.effort = Effort(replayed=100)
     memos.fuse_adapters(FuseAdapters((("home", 0), ("work", 0)), "home"), Caller(), tell)
 """
 

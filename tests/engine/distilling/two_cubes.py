@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from engine.distilling.effort import Effort
 from engine.memos import MemOS
 from engine.settings import Settings
 from engine.tier_operations import AdapterState, AdapterView, Distil
@@ -20,7 +21,8 @@ from tests.models.facts import Fact, some_fact, statement
 from tests.models.fixtures import LATEST_WINS
 
 CUBES = ("home", "work")
-FACTS, STEPS, REPLAYED = 8, 90, 300
+FACTS = 8
+SWIFT = Effort(steps=90, replayed=300)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class TwoCubes:
         """A copy of the store, opened."""
         shutil.copytree(self.folder, folder)
         with opened(settings_of(folder), HandClock()) as memos:
-            memos._distilling.replayed = REPLAYED
+            memos._distilling.effort = SWIFT
             yield memos
 
 
@@ -52,11 +54,11 @@ def make_two_cubes(folder: Path) -> TwoCubes:
     every = list(found.values())
     facts: dict[str, dict[str, Fact]] = {}
     with opened(settings_of(folder), HandClock()) as memos:
-        memos._distilling.replayed = REPLAYED
+        memos._distilling.effort = SWIFT
         for number, cube in enumerate(CUBES):
             some = every[number * FACTS : (number + 1) * FACTS]
             facts[cube] = {say(memos, statement(draw, fact), cube=cube): fact for fact in some}
-            view = memos.distil(Distil(cube, steps=STEPS), ME)
+            view = memos.distil(Distil(cube), ME)
             assert isinstance(view, AdapterView)
             assert view.judged is not None
             assert view.state is AdapterState.SERVING, view.judged.why
