@@ -92,6 +92,8 @@ def _cubes_fused(memos: MemOS, request: FuseCubes, caller: Caller, progress: Pro
         "memories": fused.memories,
         "joined": fused.joined,
         "before": [{"cube": cube, "snapshot": snapshot} for cube, snapshot in fused.before],
+        "adapters": list(fused.adapters),
+        "work": fused.work,
     }
 
 
@@ -127,6 +129,10 @@ def _text_of_cubes(result: Result) -> str:
             f"To undo it: roll {quoted(entry['cube'])} back to {quoted(entry['snapshot'])}."
             for entry in result["before"]
         ]
+    if result.get("adapters"):
+        took = plural(len(result["adapters"]), "adapter")
+        later = f"; {result['work']} makes one of them in the background" if result["work"] else ""
+        lines.append(f"It took over {took} of these cubes{later}.")
     lines += _rivals(result["conflicts"][:SHOWN_CONFLICTS])
     if len(result["conflicts"]) > SHOWN_CONFLICTS:
         lines.append(f"and {len(result['conflicts']) - SHOWN_CONFLICTS:,} more differences; both sides are kept.")
