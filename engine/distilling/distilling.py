@@ -28,11 +28,11 @@ from engine.governance.access import require
 from engine.operations import MAX_REASON_CHARS, Caller, Principal, Progress, silent
 from engine.parts import Parts, readable_cubes
 from engine.reader.checks import check_text
-from engine.tier_operations import AdapterState, AdapterView, Distil, WorkView
+from engine.tier_operations import AdapterState, AdapterView, Distil, WorkState, WorkView
 from engine.vault import Change, Transaction
 from engine.vault.adapters import AdapterRow, adapters_of
 from engine.vault.checkpoints import Checkpoint, checkpoint_of, sweep_checkpoints
-from engine.vault.work import RETRAIN
+from engine.vault.work import RETRAIN, all_work
 
 if TYPE_CHECKING:
     from engine.answering.local import LocalModel
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 DISTIL = "distil"
 MAX_RANK, MAX_STEPS, MAX_SEED = 256, 20_000, 1 << 62
+MOST_WAITING = 200  # pieces of work
 MOST_BEGINNINGS = 4  # of one run in the background whose memories change meanwhile
 
 
@@ -134,10 +135,7 @@ class Distilling:
             "principal": _principal_json(caller),
         }
         if request.background:
-            row = self._parts.vault.write(
-                lambda transaction: self.working.ask(transaction, DISTIL, request.cube, header), caller
-            )
-            return self.working.view(row.id)
+            return self.working.view(self._queued(request.cube, header, caller))
         local, _ = self._answering.for_training(caller)
         with self.training():
             kept = self.working.now(
@@ -149,6 +147,21 @@ class Distilling:
                 lambda task: self._trained(task, chosen(self._parts, request.cube, request.ids, caller), caller),
             )
         return self._view(local, kept)
+
+    def _queued(self, cube: str, header: Mapping[str, Any], caller: Caller) -> str:
+        """The id of work that waits; what is asked again before it is done is not done twice."""
+
+        def job(transaction: Transaction) -> str:
+            waiting = all_work(transaction.connection, (WorkState.WAITING, WorkState.RUNNING))
+            mine = [row for row in waiting if (row.what, row.cube) == (DISTIL, cube)]
+            same = [row for row in mine if all(row.header.get(name) == value for name, value in header.items())]
+            if same:
+                return same[0].id
+            if len(waiting) >= MOST_WAITING:
+                raise Busy(f"{len(waiting)} pieces of work wait already: cancel some, or ask again when they are done")
+            return self.working.ask(transaction, DISTIL, cube, header).id
+
+        return self._parts.vault.write(job, caller)
 
     def work(self, caller: Caller) -> tuple[WorkView, ...]:
         """What waits, runs, and ended of late, of the cubes that the caller may change."""
@@ -249,6 +262,8 @@ class Distilling:
         finally:
             with self._changing:
                 self._run = None
+            if task.closing.is_set() and not task.cancelled.is_set():
+                run.checkpoint.stays = True
             run.checkpoint.end()
 
     def _stepped(self, local: LocalModel, runner: Runner, task: Task, run: _Run, memories: Sequence[Memory]) -> Trained:
@@ -264,19 +279,19 @@ class Distilling:
             plan = plan_for(loaded, rank, steps, seed, limits, effort)
             require_room(loaded, plan, limits)
             resident = local.adapters.resident(loaded)
-            return training(
-                loaded, resident, f"training-{task.row.id}", notes, plan, run.checkpoint, effort.replayed
-            )
+            return training(loaded, resident, f"training-{task.row.id}", notes, plan, run.checkpoint, effort.replayed)
 
         task.tell(0.0, 1.0, f"{len(notes)} memories")
         try:
             with runner.stream(job, background=True) as results:
+                task.when_stopped(results.close)  # replies may hold up its next step
                 for item in results:
                     if isinstance(item, Trained):
                         return item
                     if run.changed.is_set():
                         raise _Changed
                     task.tell(item.done, item.total, item.message)
+                task.tell(task.done, task.total, task.message)  # it was stopped
         finally:
             with contextlib.suppress(MemosError):  # the model was unloaded: nothing is left either
                 runner.call(lambda _: None)  # behind the end of what was given up

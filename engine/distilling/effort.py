@@ -12,3 +12,4 @@ class Effort:
     steps: int = 0
     replayed: int = 0  # rows of each kind that hold the model still
     checkpoint_steps: int = 0  # after which a checkpoint is written
+    whole: bool = False  # all steps are taken, also where everything is as taught before

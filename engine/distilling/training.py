@@ -55,11 +55,13 @@ class Trained:
 def plan_for(loaded: Loaded, rank: int, steps: int, seed: int, limits: Limits, effort: Effort | None = None) -> Plan:
     """How to train this model; 0 for rank or steps: as it is best."""
     plan, effort = Plan(), effort or Effort()
+    count = steps or effort.steps or plan.steps
     return Plan(
         rank=rank or plan.rank,
         alpha=2 * (rank or plan.rank),
         learning_rate=learning_rate_for(loaded.info.parameters),
-        steps=steps or effort.steps or plan.steps,
+        steps=count,
+        held_steps=count + 1 if effort.whole else plan.held_steps,
         seed=seed,
         checkpoint_steps=effort.checkpoint_steps or plan.checkpoint_steps,
         max_seconds=60 * limits.minutes,

@@ -47,6 +47,7 @@ class Task:
         self.closing = threading.Event()
         self.ended = threading.Event()
         self._also = also
+        self._when_stopped: Callable[[], None] = lambda: None
 
     def tell(self, done: float, total: float | None, message: str) -> None:
         """Say how far it is.
@@ -61,6 +62,17 @@ class Task:
         if self.closing.is_set():
             raise Unavailable("the store is being closed: the work goes on when it is opened again")
         self._also(done, total, message)
+
+    def stop(self, how: threading.Event) -> None:
+        """Have it stop, as `cancelled` or as `closing`. From any thread."""
+        how.set()
+        self._when_stopped()
+
+    def when_stopped(self, end: Callable[[], None]) -> None:
+        """`end` is called when it is to stop, so that who waits for something else is woken. It may be called twice."""
+        self._when_stopped = end
+        if self.cancelled.is_set() or self.closing.is_set():
+            end()
 
     def settle(self, transaction: Transaction, told: str) -> None:
         """Note that it is done, in the transaction that does it."""
@@ -91,6 +103,7 @@ class Working:
         self._threads.append(self)
         self._lock: threading.Lock = threading.Lock() if beside is None else beside._lock
         self._running: dict[str, Task] = {} if beside is None else beside._running
+        self._mine: set[str] = set()  # of what is running: begun here
         self._put_off: dict[str, float] = {}
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -119,15 +132,15 @@ class Working:
         if running and transaction.cubes_changed:
             there = {row.id for row in self._rows(OPEN)}
             for id in running.keys() - there:
-                running[id].cancelled.set()
+                running[id].stop(running[id].cancelled)
 
     def close(self) -> None:
         """Stop; what is being done waits for the next process."""
         self._closing.set()
         with self._lock:
-            tasks = list(self._running.values())
+            tasks = [task for id, task in self._running.items() if id in self._mine]
         for task in tasks:
-            task.closing.set()
+            task.stop(task.closing)
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
@@ -203,7 +216,7 @@ class Working:
         with self._lock:
             task = self._running.get(id)
         if task is not None:
-            task.cancelled.set()
+            task.stop(task.cancelled)
             task.ended.wait(CANCEL_S)
             return self.view(id)
 
@@ -296,6 +309,7 @@ class Working:
         task = Task(row, progress)
         with self._lock:
             self._running[row.id] = task
+            self._mine.add(row.id)
             if self._closing.is_set():
                 task.closing.set()
         return task
@@ -337,6 +351,7 @@ class Working:
     def _gone(self, task: Task) -> None:
         with self._lock:
             self._running.pop(task.row.id, None)
+            self._mine.discard(task.row.id)
         task.ended.set()
 
     # --- rows ----------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from tests.models.fixtures import LATEST_WINS
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.engine.distilling.killing"])
 OPERATIONS = ("open", "os.rename", "os.remove")
-QUICK = Effort(steps=9, replayed=16, checkpoint_steps=4)
+QUICK = Effort(steps=9, replayed=16, checkpoint_steps=4, whole=True)
 TOLD = ("the city of alice is paris .", "bob has the color red .", "the pet of carol is cat .")
 MORE = ("the job of dave is baker .", "erin has the food soup .")
 NEVER = 1 << 30

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from engine.distilling.effort import Effort
@@ -11,7 +12,7 @@ from engine.operations import Progress, silent
 from engine.tier_operations import AdapterState, AdapterView, Distil, Judged, WorkView
 from tests.engine.stores import ME
 
-SHORT = Effort(steps=4, replayed=24, checkpoint_steps=3)
+SHORT = Effort(steps=4, replayed=24, checkpoint_steps=3, whole=True)
 ENDLESS = 20_000  # steps
 TOLD = ("the city of alice is paris .", "bob has the color red .", "the pet of carol is cat .")
 
@@ -48,6 +49,20 @@ def ids_of(memos: MemOS) -> list[str]:
 
 def versions(memos: MemOS) -> list[tuple[int, AdapterState]]:
     return [(one.version, one.state) for one in memos.adapters("home", ME)]
+
+
+@contextmanager
+def held_up(memos: MemOS) -> Iterator[None]:
+    """A reply without end, behind which all training waits."""
+
+    def endless(loaded: object) -> Iterator[None]:
+        while True:
+            yield None
+
+    _, runner = memos._answering.for_training(ME)
+    with runner.stream(endless) as reply:
+        next(reply)
+        yield
 
 
 def nothing_is_left(memos: MemOS) -> None:

@@ -21,6 +21,7 @@ from tests.engine.distilling.short import (
     ENDLESS,
     distilled,
     files_of,
+    held_up,
     ids_of,
     in_service,
     nothing_is_left,
@@ -189,6 +190,50 @@ def test_a_run_in_the_background_is_seen_and_cancelled_from_elsewhere(trainable:
     assert trainable.cancel_work(id, ME).state is WorkState.CANCELLED
     nothing_is_left(trainable)
     assert distilled(trainable, steps=1).version == 1
+
+
+def test_what_is_asked_again_while_it_waits_is_not_done_twice(trainable: MemOS) -> None:
+    first = queued(trainable, steps=ENDLESS)
+    again, other = queued(trainable, steps=ENDLESS), queued(trainable, steps=ENDLESS, seed=1)
+    assert again.id == first.id != other.id
+    for id in (other.id, first.id):
+        trainable.cancel_work(id, ME)
+    nothing_is_left(trainable)
+
+
+def test_what_a_training_has_when_its_store_is_closed_is_gone_on_from(trainable: MemOS) -> None:
+    settings = trainable._parts.vault.settings
+    id = queued(trainable, steps=ENDLESS).id
+    until(lambda: files_of(settings.checkpoints_folder), "there is a checkpoint")
+    trainable.close()
+    (left,) = files_of(settings.checkpoints_folder)
+    assert left.startswith(id)
+    with opened(replace(settings, model=None)) as memos:
+        assert files_of(settings.checkpoints_folder) == [left]
+        assert (work(memos, id).state, work(memos, id).attempts) == (WorkState.WAITING, 0)
+        erase(memos, ids_of(memos)[0])  # it learned of it
+        assert files_of(settings.checkpoints_folder) == []
+    with opened(settings) as memos:
+        until(lambda: "training" in work(memos, id).message, "it goes on")
+        assert len(memos._distilling._run.sources) == 2  # type: ignore[union-attr]
+        assert memos.cancel_work(id, ME).state is WorkState.CANCELLED
+        nothing_is_left(memos)
+
+
+def test_neither_cancelling_nor_closing_waits_for_replies_that_go_first(trainable: MemOS) -> None:
+    id = queued(trainable, steps=ENDLESS).id
+    until(lambda: "training" in work(trainable, id).message, "it trains")
+    with held_up(trainable):
+        assert trainable.cancel_work(id, ME).state is WorkState.CANCELLED
+    nothing_is_left(trainable)
+    id = queued(trainable, steps=ENDLESS).id
+    until(lambda: "training" in work(trainable, id).message, "it trains")
+    with held_up(trainable):
+        closing = threading.Thread(target=trainable._distilling.close, daemon=True)
+        closing.start()
+        closing.join(60)
+        assert not closing.is_alive()
+    assert work(trainable, id).state is WorkState.WAITING
 
 
 def test_a_memory_that_changes_under_a_training_ends_it_and_nothing_is_kept(trainable: MemOS) -> None:
