@@ -47,6 +47,7 @@ _OF = re.compile(rf"(?P<the>(?:the|our|my)\ )?(?P<a>{_WORDS})\ of\ (?P<s>[^:=]+?
 _POSSESSIVE = re.compile(rf"(?P<s>[^:=]+?)\ ?['’]\ ?s\ (?P<a>{_WORDS}){_LINK}(?P<v>.+)", re.I)
 _HAS = re.compile(r"(?P<s>[^:=]+?)\ (?:has|have|had)\ (?P<the>the|an?)\ (?P<a>[^\W\d_][\w-]*)\ (?P<v>.+)", re.I)
 _THING = re.compile(rf"(?P<s>[^:=]+?)(?P<link>{_LINK})(?P<v>.+)", re.I)
+_ORDINAL = re.compile(r"\d{1,2}(?:st|nd|rd|th)")
 _CLOCK = re.compile(r"\d{1,2}(?::\d\d\b|(?::\d\d)?\s?[ap]\.?m\b)|(?:noon|midnight)\b", re.I)
 
 
@@ -129,7 +130,8 @@ def stated(sentence: str) -> list[Statement]:
 
 def is_time(value: str) -> bool:
     """Whether a value is a date, a day or a time of day."""
-    return "date" in value_kinds(canonical(value)) or bool(_CLOCK.match(value))
+    counted = [word for word in canonical(value) if not _ORDINAL.fullmatch(word.text)]  # "the third door" is no date
+    return "date" in value_kinds(counted) or bool(_CLOCK.match(value))
 
 
 def folded(text: str) -> str:
@@ -243,7 +245,16 @@ def _is_verb(words: list[str], number: int) -> bool:
     return word in VERBS or (word.endswith("ed") and len(word) > 4 and word.islower())
 
 
+_MORE_VERBS = word_set("""
+    watch watches teach teaches manage manages lead leads report reports follow follows host hosts handle handles
+    build builds built check checks cover covers sit sits sat sleep sleeps slept stay stays belong belongs grow grows
+    grew plan plans hope hopes help helps wear wears wore sing sings sang cook cooks learn learns train trains park
+    parks hide hides hid fly flies flew ride rides rode lie lies lay stand stands stood clean cleans collect collects
+    deliver delivers repair repairs fix fixes sends chose choose chooses spend spends spent put puts turn turns
+""")
 VERBS = (
     frozenset(word for words in opposites.VALUE_VERBS.values() for word in words.split() if word.isalpha())
     | opposites.OTHER_VERBS
+    | _MORE_VERBS
 )
+"""Verbs that are known: in all forms in which they stand in statements."""

@@ -44,8 +44,12 @@ _IRREGULAR = {
     "sold": "sell", "ate": "eat", "drank": "drink", "read": "read", "wrote": "write", "said": "say", "told": "tell",
     "knew": "know", "thought": "think", "saw": "see", "met": "meet", "sent": "send", "brought": "bring",
     "kept": "keep", "held": "hold", "left": "leave", "spoke": "speak", "drove": "drive", "won": "win", "lost": "lose",
-    "found": "find", "began": "begin", "had": "have", "did": "do", "paid": "pay", "ran": "run", "has": "have",
+    "found": "find", "began": "begin", "had": "have", "did": "do", "paid": "pay", "ran": "run", "has": "have", "built": "build", "sat": "sit",
+    "slept": "sleep", "grew": "grow", "wore": "wear", "sang": "sing", "hid": "hide", "flew": "fly", "rode": "ride",
+    "lay": "lie", "stood": "stand", "chose": "choose", "spent": "spend",
 }  # fmt: skip
+_ES = ("ches", "shes", "xes", "sses", "zes", "oes")
+_E_KEPT = ("ated", "ized", "ised", "ced", "ged", "ved", "ured", "ired", "ored", "amed", "used", "osed", "ited", "uted")
 _PLURAL = word_set("i we you they")
 
 
@@ -87,18 +91,26 @@ def _infinitive(verb: str, subject: str) -> tuple[str, str]:
     if verb in _IRREGULAR and verb != "has":
         return _IRREGULAR[verb], "did"
     if verb.endswith("ed"):
-        return _known(verb, (verb[:-1], verb[:-2], verb[:-3] + "y", verb[:-3])), "did"
+        return _present(verb), "did"
     do = "do" if subject.lower() in _PLURAL else "does"
     if verb == "has":
         return "have", do
     if verb.endswith("s") and not verb.endswith("ss"):
-        return _known(verb, (verb[:-1], verb[:-2], verb[:-3] + "y")), do
+        known = next((one for one in (verb[:-1], verb[:-2]) if one in VERBS), "")
+        ending = verb[:-3] + "y" if verb.endswith("ies") else verb[: -2 if verb.endswith(_ES) else -1]
+        return known or ending, do
     return verb, do
 
 
-def _known(verb: str, candidates: tuple[str, ...]) -> str:
-    found = next((one for one in candidates if one in VERBS), "")
-    return found or (candidates[1] if verb.endswith(("ches", "shes", "xes", "sses", "ed")) else candidates[0])
+def _present(verb: str) -> str:
+    """What ends in `ed`, without it."""
+    if known := next((one for one in (verb[:-1], verb[:-2], verb[:-3]) if one in VERBS), ""):
+        return known
+    if verb.endswith("ied"):
+        return verb[:-3] + "y"
+    if verb[-3] == verb[-4] and verb[-3] not in "lsz":
+        return verb[:-3]
+    return verb[:-1] if verb.endswith(_E_KEPT) else verb[:-2]
 
 
 def _inside(subject: str) -> str:
