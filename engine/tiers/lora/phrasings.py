@@ -44,7 +44,8 @@ _IRREGULAR = {
     "sold": "sell", "ate": "eat", "drank": "drink", "read": "read", "wrote": "write", "said": "say", "told": "tell",
     "knew": "know", "thought": "think", "saw": "see", "met": "meet", "sent": "send", "brought": "bring",
     "kept": "keep", "held": "hold", "left": "leave", "spoke": "speak", "drove": "drive", "won": "win", "lost": "lose",
-    "found": "find", "began": "begin", "had": "have", "did": "do", "paid": "pay", "ran": "run", "has": "have", "built": "build", "sat": "sit",
+    "found": "find", "began": "begin", "had": "have", "did": "do", "paid": "pay", "ran": "run", "has": "have",
+    "built": "build", "sat": "sit",
     "slept": "sleep", "grew": "grow", "wore": "wear", "sang": "sing", "hid": "hide", "flew": "fly", "rode": "ride",
     "lay": "lie", "stood": "stand", "chose": "choose", "spent": "spend",
 }  # fmt: skip
