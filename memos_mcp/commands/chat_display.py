@@ -146,7 +146,9 @@ def cost(event: Event) -> str:
     if event["recomputed_tokens"]:
         parts.append(f"{event['recomputed_tokens']:,} recomputed")
     if event["saved_tokens"]:
-        parts.append(f"{event['saved_tokens']:,} saved by what the adapter knows")
+        parts.append(f"{event['saved_tokens']:,} saved by adapter {event['adapter']}")
+    elif event["adapter"]:
+        parts.append(f"through adapter {event['adapter']}")
     if event["left_out_turns"]:
         parts.append(f"{event['left_out_turns']:,} oldest turns left out")
     if event["left_out_memories"]:

@@ -123,7 +123,7 @@ def _drop_adapters(session: Session, options: argparse.Namespace) -> int:
         there = [row for row in rows if row["state"] != "gone" and options.version in (None, row["version"])]
         if there:
             versions = ", ".join(f"{row['version']} ({row['state']})" for row in there)
-            _agreed(session, f"of the adapter of {options.cube} version {versions}")
+            _agreed(session, f"version {versions} of the adapter of {options.cube}")
     return _tell_of_drop(session, session.call("drop_adapter", given(options, "cube", "version")))
 
 
