@@ -28,6 +28,7 @@ from engine.tier_operations import Distil, Scheduled
 from engine.vault import Transaction
 
 MOST_IN_A_ROW = 200  # memories
+MOST_ASKED = 1_000  # caches that are to be built
 LATELY = timedelta(seconds=WINDOW_S[Level.KV])  # crossings that only this process knows of are kept for so long
 BY_REPLIES = "a reply went without its KV cache"
 
@@ -152,6 +153,8 @@ class Executor:
         """Have a cache built when the model has nothing else to do; it is told of when it is there."""
         with self._lock:
             self._asked.update(dict.fromkeys(move.ids, move.reason))
+            while len(self._asked) > MOST_ASKED:  # of which nothing was heard again
+                del self._asked[next(iter(self._asked))]
         # It may come to nothing: not asked for again within the window.
         self.note_crossing(move.ids, [Level.KV], now, up=False)
         self._caches.build(move.ids)

@@ -83,7 +83,8 @@ class Scheduling:
             return
         self._used = True
         if Part.PRELOAD in self.parts_on and event is not Event.OPENED:
-            self._turns.append(turn)
+            with self._gate:
+                self._turns.append(turn)
         if self._noting.due or (Part.PRELOAD in self.parts_on and self._caches.ready):
             self._start()
             self._wake.set()
@@ -94,9 +95,10 @@ class Scheduling:
             return
         erased = {change.id for change in changes if change.record is None}
         self._noting.forget(erased)
-        kept = [turn for turn in list(self._turns) if not erased.intersection(turn.used)]
-        self._turns.clear()
-        self._turns.extend(kept)
+        with self._gate:
+            kept = [turn for turn in self._turns if not erased.intersection(turn.used)]
+            self._turns.clear()
+            self._turns.extend(kept)
         self._predicting.forget()
 
     # --- by itself -------------------------------------------------------------------------------------------------
@@ -121,7 +123,7 @@ class Scheduling:
             on = self._able()
             progress(0, STEPS, "noting uses")
             self._used = self._used and dry_run
-            self._turns.clear()  # all of them are in the log once they are written
+            self._taken()  # all of them are in the log once they are written
             self._noting.write()
             done = [] if dry_run else self._executor.flush()
             progress(1, STEPS, "archiving")
@@ -182,7 +184,7 @@ class Scheduling:
         """Learn what was used and hold ready what is expected next; how many memories are expected."""
         with self._running:
             now = now or self._parts.clock.now()
-            turns = [self._turns.popleft() for _ in range(len(self._turns))]
+            turns = self._taken()
             caches = self._caches.look()
             if caches is None or Part.PRELOAD not in self.parts_on:
                 return 0
@@ -196,6 +198,13 @@ class Scheduling:
             found = plan(state, self._budgets, now.astimezone(), frozenset({Part.PRELOAD}))
             self._executor.load(found.moves, now)
             return self._predicting.expected
+
+    def _taken(self) -> list[Turn]:
+        """The turns that wait for being learned, which do not any more."""
+        with self._gate:
+            turns = list(self._turns)
+            self._turns.clear()
+        return turns
 
     def _start(self) -> None:
         with self._gate:

@@ -52,6 +52,8 @@ class TestOverMcp:
             assert (await body(client, cubes[0]["uri"] + "/artifacts"))["artifacts"] == []
             status = await body(client, "memos://status")
             assert (status["cubes"], status["counts"]) == (1, {"generated": 1})
+            assert status["scheduler"]["levels"]["text"] == 1
+            assert status["scheduler"]["parts"]["archive"] == "on"
 
     async def test_a_memory_is_json_and_markdown(self, memos: MemOS, era: Era) -> None:
         async with connected(memos, era) as client:
