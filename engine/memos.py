@@ -76,7 +76,7 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
         self._recalling = recalling.Recalling(parts)
         self._answering = Answering(parts, self._recalling, announce)
         self._distilling = Distilling(parts, self._answering)
-        self._proving = Proving(parts, self._answering)
+        self._proving = Proving(parts, self._answering, self._distilling.working)
         kinds = self._distilling.working.kinds
         kinds[REBUILD] = rebuilding(parts, self._answering)
         kinds[RETRAIN] = self._proving.asking_after(kinds[RETRAIN])

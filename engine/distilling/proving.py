@@ -1,8 +1,8 @@
-"""After an erasure: the model is asked about what was erased, once the adapter that knew it was trained anew.
+"""After an adapter was trained anew: another try where the gate refused it, and questions about what was erased.
 
-Closed book, and the base model is asked the same: what went should be answered no better than by the base. What is
-asked is made of the erased text, so that is held in the memory of the process, for at most an hour and in no file; a
-process that ends takes it along, and the work then says that nobody asked. Answers are counted and not kept.
+The model is asked closed book, and the base model the same: what went should be answered no better than by the base.
+What is asked is made of the erased text, so that is held in the memory of the process, for at most an hour and in no
+file; a process that ends takes it along, and the work then says that nobody asked. Answers are counted and not kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cubes import Memory
 from engine.answering.answering import Answering
 from engine.answering.notes import note_of
 from engine.distilling.opening import opened
-from engine.distilling.working import Kind, Task
+from engine.distilling.working import Kind, Task, Working
 from engine.embeddings import SYSTEM
 from engine.errors import Invalid, MemosError, NotFound
 from engine.parts import Parts
@@ -27,6 +27,7 @@ from engine.vault.work import all_work, put_work
 
 HELD_FOR = timedelta(hours=1)
 NOBODY = "nobody asked about what was erased: its text is held for an hour, and no longer than the process lives"
+MOST_TRIES = 3  # with seeds of their own, of what the gate refuses
 NOTHING = "about what was erased nothing can be asked"
 
 
@@ -39,8 +40,8 @@ class _Held:
 class Proving:
     """What was erased from adapters that are being trained anew."""
 
-    def __init__(self, parts: Parts, answering: Answering) -> None:
-        self._parts, self._answering = parts, answering
+    def __init__(self, parts: Parts, answering: Answering, working: Working) -> None:
+        self._parts, self._answering, self._working = parts, answering, working
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
 
@@ -59,27 +60,46 @@ class Proving:
             self._held = {adapter: held for adapter, held in self._held.items() if held.until > now}
 
     def asking_after(self, kind: Kind) -> Kind:
-        """The same kind of work, which ends by asking."""
+        """The same kind of work, which ends by asking, or asks for another try."""
 
         def run(task: Task) -> str:
             told = kind.run(task)
-            self.sweep()
-            with self._lock:
-                held = self._held.pop(str(task.row.header.get("instead")), None)
-            row = self._trained(task)
-            if row is None or "erased" not in task.row.header:
+            row = self._last(task)
+            if row is None or row.state is AdapterState.GONE:
                 return told
-            told = f"{told}; {NOBODY if held is None else self._asked(task, row, held.memories)}"
+            if row.state is AdapterState.FAILED:
+                told += self._again(task)
+            elif "erased" in task.row.header:
+                told += f"; {self._proof(task, row)}"
             self._note(task, told)
             return told
 
         return replace(kind, run=run)
 
-    def _trained(self, task: Task) -> AdapterRow | None:
-        """The version that serves by now."""
+    def _proof(self, task: Task, row: AdapterRow) -> str:
+        self.sweep()
+        with self._lock:
+            held = self._held.pop(str(task.row.header.get("instead")), None)
+        return NOBODY if held is None else self._asked(task, row, held.memories)
+
+    def _again(self, task: Task) -> str:
+        """Ask for another try of what the gate refused."""
+        header = task.row.header
+        tries = int(header.get("tries", 1))
+        if tries >= MOST_TRIES:
+            return f"; that was the last of {tries} tries: what it knew is read as text from now on"
+        kept = {name: value for name, value in header.items() if name not in ("sources", "told")}
+        more = {**kept, "seed": int(header.get("seed", 0)) + 1, "tries": tries + 1}
+        self._parts.vault.write(
+            lambda transaction: self._working.ask(transaction, task.row.what, task.row.cube, more), SYSTEM
+        )
+        return "; it is tried once more with another seed"
+
+    def _last(self, task: Task) -> AdapterRow | None:
+        """The version that serves by now; if none does, the last one."""
         with self._parts.vault.reading() as connection:
             rows = adapters_of(connection, task.row.cube)
-        return next((row for row in rows if row.state is AdapterState.SERVING), None)
+        return next((row for row in rows if row.state is AdapterState.SERVING), rows[-1] if rows else None)
 
     def _asked(self, task: Task, row: AdapterRow, memories: Sequence[Memory]) -> str:
         from engine.distilling.probes import probed

@@ -13,15 +13,15 @@ import torch
 from engine.cube_operations import Govern
 from engine.distilling.comparing import probe_adapter
 from engine.distilling.probes import Ask
-from engine.distilling.proving import HELD_FOR, NOBODY, Proving
-from engine.distilling.working import Kind, Task
+from engine.distilling.proving import HELD_FOR, MOST_TRIES, NOBODY, Proving
+from engine.distilling.working import Kind, Task, Working
 from engine.errors import NotFound
 from engine.memos import MemOS
 from engine.operations import AdapterGone, Caller, Forget, Mode, Principal, Receipt
 from engine.settings import Settings
 from engine.tier_operations import AdapterState, Distil, WorkState, WorkView
 from engine.vault.blobs import read_blob
-from engine.vault.work import RETRAIN, WorkRow
+from engine.vault.work import RETRAIN, WorkRow, all_work
 from tests.conftest import LONG_S, HandClock, until
 from tests.engine.answering.test_chat import chat, kept, reply
 from tests.engine.distilling.short import TOLD, distilled, files_of, ids_of, in_service, versions
@@ -256,7 +256,7 @@ def trained_anew(memos: MemOS, instead: str) -> Task:
 @pytest.fixture
 def proving(trainable: MemOS) -> Proving:
     in_service(trainable, distilled(trainable))
-    return Proving(trainable._parts, trainable._answering)
+    return Proving(trainable._parts, trainable._answering, trainable._distilling.working)
 
 
 DONE = Kind(lambda task: "version 2 serves", lambda: None)
@@ -271,6 +271,25 @@ def test_what_was_erased_is_asked_once_and_then_let_go_of(trainable: MemOS, prov
     assert told.endswith("and the base model 0")
     assert memory.content not in told
     assert asking.run(trained_anew(trainable, "a_1")) == f"version 2 serves; {NOBODY}"
+
+
+def test_what_the_gate_refuses_is_tried_again_with_other_seeds_and_not_for_ever(trainable: MemOS) -> None:
+    assert distilled(trainable).state is AdapterState.FAILED  # so short a training never passes
+    idle = Working(trainable._parts)  # nobody does what is asked of it
+    asking = Proving(trainable._parts, trainable._answering, idle).asking_after(DONE)
+    task, told = trained_anew(trainable, "a_1"), list[str]()
+    for _ in range(MOST_TRIES):
+        told.append(asking.run(task))
+        with trainable._parts.vault.reading() as connection:
+            task = Task(next(row for row in reversed(all_work(connection)) if row.what == RETRAIN))
+    assert all(line == "version 2 serves; it is tried once more with another seed" for line in told[:-1])
+    assert "the last of 3 tries" in told[-1]
+    with trainable._parts.vault.reading() as connection:
+        headers = [row.header for row in all_work(connection) if row.what == RETRAIN]
+    assert [(header["seed"], header["tries"], header["instead"]) for header in headers] == [
+        (1, 2, "a_1"),
+        (2, 3, "a_1"),
+    ]
 
 
 def test_what_was_erased_is_held_for_an_hour_at_most(trainable: MemOS, proving: Proving, clock: HandClock) -> None:
