@@ -7,7 +7,7 @@
 
 The text of a memory is where it was after every move: caches and adapters are derived from it and name it as their
 source, so that they go when it is changed, archived or erased. What is archived takes no part. What must stay true: a
-move that is refused or stopped leaves every memory in the tiers in which it was.
+move that is refused or stopped leaves the memories of that cube in the tiers in which they were, but for caches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cubes import Action, Memory
 from engine.answering.answering import Answering
 from engine.distilling.choosing import unfit
 from engine.distilling.distilling import Distilling
-from engine.errors import Invalid
+from engine.errors import Cancelled, Invalid, MemosError
 from engine.governance.access import require
 from engine.lifecycle.states import LIVE, is_expired
 from engine.operations import Caller, Progress
@@ -66,13 +66,16 @@ class Moving:
         if bool(request.ids) == (request.cube is not None):
             raise Invalid("move takes either ids of memories or a cube")
         outcome = _Outcome()
-        for cube, memories in self._asked_for(request, caller).items():
-            if request.to is Held.KV:
-                self._to_kv(cube, memories, request, caller, progress, outcome)
-            elif request.to is Held.LORA:
-                self._to_lora(cube, memories, request, caller, progress, outcome)
-            else:
-                self._to_text(cube, memories, request, caller, progress, outcome)
+        move = {Held.KV: self._to_kv, Held.LORA: self._to_lora, Held.PLAINTEXT: self._to_text}[request.to]
+        for number, (cube, memories) in enumerate(self._asked_for(request, caller).items()):
+            try:
+                move(cube, memories, request, caller, progress, outcome)
+            except Cancelled:
+                raise
+            except MemosError as error:
+                if number == 0:
+                    raise
+                outcome.skipped |= {memory.id: str(error) for memory in memories}  # what was done before is told
         return Moved(
             to=request.to,
             moved=tuple(outcome.moved),
@@ -203,15 +206,19 @@ class Moving:
         self, cube: str, memories: list[Memory], request: Move, caller: Caller, progress: Progress, outcome: _Outcome
     ) -> None:
         ids, serving = {memory.id for memory in memories}, self._serving(cube)
-        caches = [row.id for row in self._derived(cube, ids, request) if row.kind != ADAPTER]
+        derived = self._derived(cube, ids, request)
+        caches = [row.id for row in derived if row.kind != ADAPTER]
         learned = {id for id, _ in source_pairs(serving)} & ids if serving is not None else set()
-        cached = {id for row in self._derived(cube, ids, request) for id, _ in row.sources} & ids
-        outcome.moved += [memory.id for memory in memories if memory.id in cached | learned]
-        if request.dry_run:
-            return
-        if serving is not None and learned:
-            self._without(serving, learned, request, caller, progress, outcome)
-        outcome.artifacts += self._answering.drop_caches(cube, caches, caller)
+        cached = {id for row in derived if row.kind != ADAPTER for id, _ in row.sources} & ids
+        moved = cached | learned
+        if not request.dry_run:
+            asked = len(outcome.work)
+            if serving is not None and learned:
+                self._without(serving, learned, request, caller, progress, outcome)
+            if len(outcome.work) > asked:
+                moved -= learned  # not yet
+            outcome.artifacts += self._answering.drop_caches(cube, caches, caller)
+        outcome.moved += [memory.id for memory in memories if memory.id in moved]
 
     def _derived(self, cube: str, ids: Collection[str], request: Move) -> list[ArtifactRow]:
         with self._parts.vault.reading() as connection:
