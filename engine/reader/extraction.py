@@ -11,27 +11,21 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Any, Protocol
 
 from cubes import Kind, Mention
 from engine.model_operations import ChatTurn
-from engine.reader.entities import entities
+from engine.reader.evidence import borne_out
 from engine.reader.secrets import find_secrets
 from engine.reader.turns import Said, Window, shown
 from engine.text.dates import Found, find
-from engine.text.frames import without_negation
 from engine.text.json_forms import Form, List, NotOfForm, Number, Object, Text, Word, parse
-from engine.text.normal import canonical
-from engine.text.words import stems, words
 
 MOST_FACTS = 24  # of a window
 FACT_CHARS = 400
 WHEN_CHARS = 60
 MOST_ANSWER_TOKENS = 2_048
 REPEATED_CHARS = 4_000  # of an answer that is shown back to be corrected
-CLOSE = 0.6  # share of a statement's words in one sentence: then it is that sentence in other words
-BORNE_OUT = 0.5  # share of a statement's words that must stand in its turns: a model may put it in other words
 KINDS = (Kind.FACT, Kind.PREFERENCE, Kind.EVENT)
 SURE = ("high", "medium", "low")
 Stopped = Callable[[], bool]
@@ -64,9 +58,7 @@ _INSTRUCTION = re.compile(
     r"|\b(?:the )?(?:assistant|ai|model|reader|chatbot|bot)s? (?:must|should|shall|has to|have to|is to|are to|need)\b",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n+")
 _TAG = re.compile(r"</?memory\b|<\|", re.IGNORECASE)
-_ROLE_WORDS = frozenset(stems("user assistant person speaker name call prefer like want plan say said"))
 
 
 class Unreadable(Exception):
@@ -167,9 +159,10 @@ def _drawn(fact: dict[str, Any], window: Window) -> Drawn | None:
     if when and not any(when.casefold() in " ".join(said.text.split()).casefold() for said in turns):
         when = ""  # the model's own words: nothing is reckoned from them
     anchor = turns[-1].at
-    times = [*find(text, anchor), *(find(when, anchor) if when else ())]
+    times = find(text, anchor)
     if not borne_out(text, turns, window, times):
         return None
+    times += find(when, anchor) if when else []
     kind = Kind(fact["kind"])
     return Drawn(text, kind, turns, _occurred(times, kind, turns[-1]), _mentions(times), when, fact["sure"])
 
@@ -185,68 +178,3 @@ def _occurred(times: Sequence[Found], kind: Kind, said: Said) -> datetime | None
 
 def _mentions(times: Sequence[Found]) -> tuple[Mention, ...]:
     return tuple({(item.mention.start, item.mention.end): item.mention for item in reversed(times)}.values())[::-1]
-
-
-# --- what the turns bear out ------------------------------------------------------------------------------------------
-
-
-def borne_out(text: str, turns: Sequence[Said], window: Window, times: Sequence[Found]) -> bool:
-    """Whether the turns say it, as far as words tell: enough of its words, its names and numbers, its `not`."""
-    near = [*turns, *_asked_before(turns, window)]
-    speakers = {stem for said in (*window.turns, *window.before) for stem in stems(said.speaker)}
-    here = {stem for said in near for stem in stems(said.text)} | speakers
-    own = [stem for stem in stems(text) if stem not in _ROLE_WORDS]
-    if own and sum(stem in here for stem in own) < BORNE_OUT * len(own):
-        return False
-    told = [said.text for said in (*window.turns, *window.before)]
-    known = {word for said in told for word in words(said)} | {
-        word for name in _speakers(window) for word in words(name)
-    }
-    named = (word for name in entities(text) for word in words(name))
-    if not all(word in known for word in named) or not _numbers_stand(text, near, times):
-        return False
-    return _denies_as_said(text, own, turns)
-
-
-def _speakers(window: Window) -> set[str]:
-    return {said.speaker for said in (*window.turns, *window.before)} | {"user", "assistant"}
-
-
-def _asked_before(turns: Sequence[Said], window: Window) -> list[Said]:
-    """The turns just before those that are named: an answer is understood by its question."""
-    every = [*window.before, *window.turns]
-    return [before for before, said in pairwise(every) if said in turns]
-
-
-def _denies_as_said(text: str, own: Sequence[str], turns: Sequence[Said]) -> bool:
-    """Whether it denies exactly if the sentence does that it puts in other words; where there is none, who knows."""
-    said = [sentence for turn in turns for sentence in _SENTENCE_END.split(turn.text) if sentence]
-    close = max(said, key=lambda sentence: len(set(own).intersection(stems(sentence))), default="")
-    shared = set(own).intersection(stems(close))
-    return len(shared) < CLOSE * len(set(own)) or _denies(close) == _denies(text)
-
-
-def _denies(text: str) -> bool:
-    return bool(without_negation(canonical(text))[1])
-
-
-def _numbers_stand(text: str, near: Sequence[Said], times: Sequence[Found]) -> bool:
-    """Whether each number stands in the turns, or belongs to a date that the turns speak of."""
-    there = {word.text.casefold() for said in near for word in canonical(said.text)}
-    digits = {digit for word in there for digit in re.findall(r"\d+", word)}
-    spoken = [item.mention for said in near for item in find(said.text, said.at)]
-    for number in re.finditer(r"\d+", " ".join(word.text for word in canonical(text))):
-        if number[0] in digits:
-            continue
-        dated = [item.mention for item in times if number[0].lstrip("0") in _digits(item)]
-        if not any(_overlap(mention, other) for mention in dated for other in spoken):
-            return False
-    return True
-
-
-def _digits(found: Found) -> set[str]:
-    return {number.lstrip("0") for number in re.findall(r"\d+", found.mention.text)}
-
-
-def _overlap(one: Mention, other: Mention) -> bool:
-    return one.start < other.end and other.start < one.end

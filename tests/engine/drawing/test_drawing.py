@@ -187,7 +187,7 @@ def test_other_contradictions_are_kept_and_named(memos: MemOS, reader: FakeReade
     reader.knows["She lives in Lisbon."] = [fact("Anna lives in Lisbon.")]
     who = "Bob" if how == "another speaker" else "Anna"
     at = clock.now() + timedelta(days=-90 if how == "earlier" else 1)
-    (new,) = talk(memos, Turn("user", "She lives in Lisbon.", who, at), Turn("user", "Anna, that is.", who, at)).facts
+    (new,) = talk(memos, Turn("user", "She lives in Lisbon.", who, at), Turn("user", "I mean our Anna.", who, at)).facts
     assert (new.status, new.conflicts_with) == (Status.CONFLICT, (old,))
     assert memos.memory(old, ME).memory.state is not State.ARCHIVED
 
