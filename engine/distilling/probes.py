@@ -182,6 +182,7 @@ def joined(
     scale = learning_rate_for(loaded.info.parameters) / LEARNING_RATE
     healing = replace(
         weights.HEALING,
+        steps=min(weights.HEALING.steps, effort.steps or weights.HEALING.steps),
         learning_rate=weights.HEALING.learning_rate * scale,
         max_seconds=plan.max_seconds,
         max_bytes=plan.max_bytes,
