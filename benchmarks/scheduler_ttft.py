@@ -41,6 +41,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
+from benchmarks import kv_plot
 from benchmarks.kv_arms import SHAPES, VOCABULARY, Shape
 from engine.memos import MemOS
 from engine.model_operations import Chat, ChatTurn, Finished, Form, MemoryUse, Said, Sampling, Tier
@@ -242,6 +243,7 @@ def main(given: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     shape, dtype = SHAPES[options.shape], torch.float32 if options.shape == "small" else torch.bfloat16
     found: dict[str, dict[str, float]] = {}
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {"by the clock": {}, "of the processor": {}}
     with tempfile.TemporaryDirectory(prefix="memos-ttft-") as name:
         folder = Path(name)
         base = Settings(
@@ -255,12 +257,16 @@ def main(given: Sequence[str] | None = None) -> int:
         bench = Bench(base, options)
         bench.fill()
         for arm in ARMS:
-            found[arm] = bench.run(arm).plain()
+            figures = bench.run(arm)
+            for title, took in zip(panels, (figures.ttft_ms, figures.processor_ms), strict=True):
+                panels[title][arm] = [(float(number), ms) for number, ms in enumerate(took, 1)]
+            found[arm] = figures.plain()
             say(f"{arm}: {found[arm]}")
     say(f"\n{shape}, {dtype}, memories of {options.tokens} tokens\n\n{table(found)}")
     report: dict[str, Any] = {"shape": str(shape), "tokens": options.tokens, "arms": found}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    kv_plot.write(options.json.with_suffix(".svg"), panels, "turn", "milliseconds to the first token")
     return 0
 
 

@@ -50,7 +50,8 @@ class Answering:
         self._local: LocalModel | None = None
         self._closed = False
         self._remote: RemoteModel | None = None
-        self.when_built: Callable[[Sequence[Memory]], None] = lambda memories: None  # caches of these, in the background
+        self.when_built: Callable[[Sequence[Memory]], None] = lambda memories: None  # of these, in the background
+        self.when_ended: Callable[[], None] = lambda: None  # a reply of the local model
 
     # --- the model -----------------------------------------------------------------------------------------------
 
@@ -146,6 +147,7 @@ class Answering:
             if self._local is None:
                 self._local = LocalModel(self._parts, self._gathering, self._announce)
                 self._local.tell_built(lambda memories: self.when_built(memories))
+                self._local.when_ended = lambda: self.when_ended()
             return self._local
 
     @property

@@ -54,6 +54,7 @@ class LocalModel:
     def __init__(self, parts: Parts, gathering: Gathering, announce: Callable[[str], None]) -> None:
         self._parts, self.gathering = parts, gathering
         self.erasures = 0
+        self.when_ended: Callable[[], None] = lambda: None  # told when a reply has ended, however it did
         self.settings = parts.vault.settings
         self.host = ModelHost(self.settings, announce)
         self.store = KvStore(parts.vault, self.settings, parts.clock, parts.ids)
@@ -90,12 +91,15 @@ class LocalModel:
         worn = self.wearing.serving(request.memory, caller)
         chunks = self._chunks(info, request.memory, gathered) if not worn else {}
         reply = Reply(self, request, caller, gathered, chunks, started)
-        with self.host.in_use(), runner.stream(reply.steps) as results:
-            for event in results:
-                if isinstance(event, Finished):
-                    self._builder.want(runner, reply.wanted, at_once=reply.forced)
-                    self._checker.begin(runner, reply.ids, reply.unvouched, reply.through)
-                yield event if event is not None else NOTHING_YET
+        try:
+            with self.host.in_use(), runner.stream(reply.steps) as results:
+                for event in results:
+                    if isinstance(event, Finished):
+                        self._builder.want(runner, reply.wanted, at_once=reply.forced)
+                        self._checker.begin(runner, reply.ids, reply.unvouched, reply.through)
+                    yield event if event is not None else NOTHING_YET
+        finally:
+            self.when_ended()
 
     def _chunks(self, info: ModelInfo, use: MemoryUse | None, gathered: Gathered) -> Mapping[str, Chunk]:
         """The chunks of the recalled memories that are there; reading them begins, while the prompt is laid out."""

@@ -73,6 +73,7 @@ class Scheduling:
         self._last_run: datetime | None = None
         self._seen_revision, self._used, self._fit_due = -1, False, False
         self._remarks: tuple[str, ...] = ()
+        answering.when_ended = self._replied
 
     # --- what is used ----------------------------------------------------------------------------------------------
 
@@ -85,9 +86,18 @@ class Scheduling:
         if Part.PRELOAD in self.parts_on and event is not Event.OPENED:
             with self._gate:
                 self._turns.append(turn)
-        if self._noting.due or (Part.PRELOAD in self.parts_on and self._caches.ready):
-            self._start()
-            self._wake.set()
+        if self._noting.due or (event is not Event.GIVEN and self._follows):
+            self._begin()
+
+    @property
+    def _follows(self) -> bool:
+        """Whether there is a model for which something can be held ready."""
+        return Part.PRELOAD in self.parts_on and self._caches.ready
+
+    def _replied(self) -> None:
+        """A reply has ended: what comes after it can be made ready, which would have held it up before."""
+        if self._follows:
+            self._begin()
 
     def committed(self, changes: Sequence[Change], transaction: Transaction) -> None:
         """Called before a writing call returns: nothing here knows what it erased."""
@@ -206,11 +216,13 @@ class Scheduling:
             self._turns.clear()
         return turns
 
-    def _start(self) -> None:
+    def _begin(self) -> None:
+        """Have the thread look at what there is to do."""
         with self._gate:
             if self._thread is None and not self._ending.is_set():
                 self._thread = threading.Thread(target=self._follow, name="memos-scheduler", daemon=True)
                 self._thread.start()
+        self._wake.set()
 
     def _follow(self) -> None:
         while True:

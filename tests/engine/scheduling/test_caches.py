@@ -113,6 +113,14 @@ def test_after_a_turn_what_is_expected_next_is_held_ready(talking: MemOS, clock:
     assert not in_ram(talking) & set(row.ids)
 
 
+def test_the_end_of_a_reply_is_when_what_comes_next_is_made_ready(talking: MemOS, clock: HandClock) -> None:
+    ids = remember(talking, clock)
+    built(talking)
+    for _ in range(4):
+        reply(talking, chat("what is the pet of carol ?", memory=MemoryUse(tiers=(Tier.TEXT,), limit=1)))
+    until(lambda: ids[2] in in_ram(talking), "what was used all the time is held ready")
+
+
 def test_what_is_pinned_or_frozen_is_neither_built_nor_held_nor_let_go(talking: MemOS, clock: HandClock) -> None:
     ids = remember(talking, clock)
     talking.govern(Govern(ids=(ids[0],), pinned=True), ME)
