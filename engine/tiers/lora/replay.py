@@ -119,10 +119,13 @@ class Pools:
 
     def without(self, unclear: Callable[[Sort | Word], bool]) -> Pools:
         """Without the near words and attributes that are unclear to a model; what is said stays."""
+        models = {sort: some for sort, some in self.near_models.items() if not unclear(sort)}
+        attributes = {one.attribute for some in models.values() for one in some}
         return replace(
             self,
             readable=tuple(one for one in self.readable if not unclear(Word(one))),
-            near_models={sort: some for sort, some in self.near_models.items() if not unclear(sort)},
+            near_attributes=tuple(one for one in self.near_attributes if one in attributes),
+            near_models=models,
             near_values={
                 sort: tuple(value for value in some if not unclear(Word(value, sort)))
                 for sort, some in self.near_values.items()

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from engine.model.loading import Loaded
 
 SURE, FEW = 0.9, 3  # how sure the teacher is to be; so many questions are kept of each statement in any case
-TRIED_SCENES = 360
-MISREAD = 0.7  # less than this share right: a word or a sort of statements is left out
+TRIED_SCENES = 480
+MISREAD = 0.8  # less than this share right: a word or a sort of statements is left out
 UNDERSTOOD = 0.9  # of the statements that a phrasing is tried with, answered rightly
 Told = Mapping[str, Sequence[Statement]]
 Kept = tuple[tuple[Question, ...], tuple[Question, ...]]  # to train with, and held out
