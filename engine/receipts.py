@@ -252,10 +252,20 @@ def finished(parts: Parts, draft: Draft, reached: Reached, now: datetime) -> Map
     )
     told: dict[str, Any] = {"receipt": receipt.id, "document": plain(_signed(parts, receipt))}
     if not draft.owner:
-        hidden = len(receipt.withdrawn) + len(receipt.out_of_reach)
-        shown = replace(receipt, withdrawn=(), out_of_reach=(), withheld=hidden)
-        told["shown"] = plain(_signed(parts, shown))
+        told["shown"] = plain(_signed(parts, _shown(receipt, draft.cubes)))
     return told
+
+
+def _shown(receipt: Receipt, cubes: Sequence[str]) -> Receipt:
+    """What of a receipt is for who is not the owner: no place, and nothing of other cubes and conversations."""
+    return replace(
+        receipt,
+        withdrawn=(),
+        out_of_reach=(),
+        withheld=len(receipt.withdrawn) + len(receipt.out_of_reach),
+        kv=tuple((cube, count) for cube, count in receipt.kv if cube in cubes),
+        lora=tuple(gone for gone in receipt.lora if gone.cube in cubes),
+    )
 
 
 def _signed(parts: Parts, receipt: Receipt) -> Receipt:
@@ -335,4 +345,4 @@ def _latest(parts: Parts, connection: Connection, erased: AuditRow, caller: Call
         if row.detail.get("receipt") == draft.receipt.id:
             shown = None if caller.principal.owner else row.detail.get("shown")
             return from_plain(shown or row.detail["document"])
-    return draft.receipt
+    return draft.receipt if caller.principal.owner else _shown(draft.receipt, draft.cubes)

@@ -13,7 +13,7 @@ from engine import keys, receipts
 from engine.cube_operations import Pack, Publish
 from engine.errors import Invalid, NotAllowed, NotFound, TooLarge
 from engine.memos import MemOS
-from engine.operations import Action, Caller, Forget, Mode, Principal, Receipt
+from engine.operations import Action, AdapterGone, Caller, Forget, Mode, Principal, Receipt
 from engine.settings import Settings
 from tests.conftest import LONG_S, HandClock
 from tests.engine.stores import ME, encrypted, erase, opened, run_python, say, settings_for
@@ -138,6 +138,22 @@ def test_who_erased_gets_a_receipt_without_places_and_the_owner_one_with_them(me
         memos.receipt(receipt.id, Caller(Principal("other", grants=(("default", (Action.READ,)),))))
     with pytest.raises(NotAllowed):
         memos.receipts(GUEST)
+
+
+def test_who_is_not_the_owner_hears_of_no_place_no_other_cube_and_no_conversation(
+    memos: MemOS, clock: HandClock
+) -> None:
+    gone = (AdapterGone("default", 1, True), AdapterGone("other", 4, True))
+    kv = (("", 2), ("default", 1), ("other", 1))
+    receipt = Receipt("r_1", clock.now(), ("m_1",), (), (), kv=kv, lora=gone)
+    reached = receipts.Reached(withdrawn=("/shelf#default@1",), out_of_reach=("/copy.duckdb",))
+    for owner, told in ((True, None), (False, ({"default": 1}, [{"cube": "default", "version": 1, "served": True}]))):
+        draft = receipts.Draft(receipt, ("default",), "guest", owner)
+        found = receipts.finished(memos._parts, draft, reached, clock.now())
+        assert found["document"]["out_of_reach"] == ["/copy.duckdb"]
+        shown = found.get("shown")
+        assert (shown and (shown["kv"], shown["lora"])) == told
+        assert shown is None or (shown["withdrawn"], shown["out_of_reach"], shown["withheld"]) == ([], [], 2)
 
 
 def test_an_erasure_whose_key_cannot_be_used_is_done_and_its_receipt_says_that_nobody_signed(
