@@ -6,10 +6,13 @@ none of them has expired. Nothing here knows tensors.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cubes import MemCube, Memory
+from cubes import Memory, Sensitivity
 from engine.governance.access import clearance
 from engine.model_operations import MemoryUse, Tier
 from engine.operations import Caller
@@ -23,11 +26,22 @@ if TYPE_CHECKING:
     from engine.model.loading import Loaded
 
 
+@dataclass(frozen=True, slots=True)
+class _MadeFrom:
+    """The memories of an adapter: whether all are there, how sensitive those of each cube are, the first to expire."""
+
+    whole: bool
+    cubes: tuple[tuple[str, frozenset[Sensitivity]], ...]
+    expires_at: datetime | None
+
+
 class Wearing:
     """The adapters of one store, as callers may use them."""
 
     def __init__(self, parts: Parts, adapters: AdapterStore) -> None:
         self._parts, self._adapters = parts, adapters
+        self._known: dict[str, tuple[str, int, _MadeFrom]] = {}  # by cube: (artifact, revision, …)
+        self._lock = threading.Lock()
 
     def serving(self, use: MemoryUse | None, caller: Caller) -> list[AdapterRow]:
         """The adapters that serve the cubes of a request, in its order, of those that the caller may use."""
@@ -46,18 +60,30 @@ class Wearing:
         return loaded, None
 
     def _may_use(self, row: AdapterRow, caller: Caller) -> bool:
+        made = self._made_from(row)
+        if not made.whole or (made.expires_at is not None and made.expires_at <= self._parts.clock.now()):
+            return False
         cubes = {cube.name: cube for cube in readable_cubes(self._parts, None, caller)}
+        return all(name in cubes and needed <= clearance(caller.principal, cubes[name]) for name, needed in made.cubes)
+
+    def _made_from(self, row: AdapterRow) -> _MadeFrom:
+        """What its memories are now; looked up once for each state of the vault."""
+        revision = self._parts.vault.revision
+        with self._lock:
+            known = self._known.get(row.cube)
+        if known is not None and known[:2] == (row.artifact, revision):
+            return known[2]
         ids = [id for id, _ in source_pairs(row)]
         with self._parts.vault.reading() as connection:
             places = queries.places_of(connection, ids)
-            expired = queries.any_expired(connection, ids, self._parts.clock.now())
-        return not expired and all(
-            id in places and _sees(caller, cubes.get(places[id][0]), places[id][1]) for id in ids
-        )
-
-
-def _sees(caller: Caller, cube: MemCube | None, sensitivity: object) -> bool:
-    return cube is not None and sensitivity in clearance(caller.principal, cube)
+            expires_at = queries.first_expiry(connection, ids)
+        needed: dict[str, frozenset[Sensitivity]] = {}
+        for cube, sensitivity in set(places.values()):
+            needed[cube] = needed.get(cube, frozenset()) | {sensitivity}
+        made = _MadeFrom(bool(ids) and len(places) == len(set(ids)), tuple(needed.items()), expires_at)
+        with self._lock:
+            self._known[row.cube] = (row.artifact, revision, made)
+        return made
 
 
 def known_of(row: AdapterRow | None, memories: Sequence[Memory]) -> Collection[str]:

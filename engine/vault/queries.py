@@ -323,13 +323,12 @@ def places_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str
     return {id: (cube, Sensitivity(sensitivity)) for id, cube, sensitivity in rows}
 
 
-def any_expired(connection: Connection, ids: Sequence[str], now: datetime) -> bool:
-    """Whether the time of any of these memories has passed."""
+def first_expiry(connection: Connection, ids: Sequence[str]) -> datetime | None:
+    """When the first of these memories expires; None: none does."""
     rows = connection.execute(
-        "SELECT 1 FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[])) AND expires_at <= ? LIMIT 1",
-        [list(ids), stored_time(now)],
+        "SELECT min(expires_at) FROM memories WHERE id IN (SELECT unnest(?::VARCHAR[]))", [list(ids)]
     ).fetchall()
-    return bool(rows)
+    return None if rows[0][0] is None else known_time(rows[0][0])
 
 
 def holdings(connection: Connection, cube: str, *, exact: bool) -> tuple[int, int]:

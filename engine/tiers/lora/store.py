@@ -291,10 +291,10 @@ class AdapterStore:
         resident = self.resident(loaded)
         with self._lock:
             self._worn.add(row.artifact)  # known before the vault is asked: a change that comes later kills it
-        if not self._is_there(row.artifact):
-            return None
         try:
             if row.artifact not in {one.name for one in resident.adapters}:
+                if not self._is_there(row.artifact):
+                    return None
                 self._put_in(resident, row)
             resident.require_alive(row.artifact)
         except MemosError as error:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.answering.forms import Candidate, choose, entangled, same_matter, saved_tokens
+from engine.answering.forms import Candidate, choose, entangled, left_out, same_matter, saved_tokens
 from engine.model_operations import Form, Tier
 
 ALL = (Tier.TEXT, Tier.KV, Tier.LORA)
@@ -102,3 +102,21 @@ def test_many_pinned_memories_are_compared_in_no_time():
     started = time.thread_time()
     assert not entangled(recalled, pinned)
     assert time.thread_time() - started < 2  # of a tenth that it takes; each pair by itself takes ten seconds
+
+
+def test_what_an_adapter_knows_is_left_out_unless_it_has_to_be_read_beside_something():
+    late = replace(TRAINS, id="m_3", text="The night train to Vienna is late.")
+    later = replace(TRAINS, id="m_4", text="The night train to Graz is late on Sundays.")
+    assert left_out([BIRDS, TRAINS], (), {"m_1", "m_2"}) == {"m_1", "m_2"}
+    assert left_out([BIRDS, TRAINS], (), {"m_1"}) == {"m_1"}
+    assert left_out([BIRDS, TRAINS], (late,), {"m_1", "m_2"}) == {"m_1"}
+    assert left_out([BIRDS, TRAINS, late, later], (), {"m_1", "m_2", "m_3"}) == {"m_1"}  # each brings the next one back
+    assert left_out([BIRDS, TRAINS, late, later], (), {"m_1", "m_2", "m_3", "m_4"}) == {"m_1", "m_2", "m_3", "m_4"}
+
+
+def test_what_updates_or_is_updated_is_always_read():
+    update = replace(BIRDS, rivals=frozenset({"m_2"}))
+    assert left_out([update, TRAINS], (), {"m_1", "m_2"}) == set()
+    assert left_out([TRAINS], (update,), {"m_2"}) == set()
+    gone = replace(BIRDS, rivals=frozenset({"m_gone"}))  # what it updates is not among them: nothing to compare with
+    assert left_out([gone, TRAINS], (), {"m_1", "m_2"}) == {"m_1", "m_2"}

@@ -180,6 +180,18 @@ def test_an_adapter_serves_nobody_who_may_not_see_all_that_it_was_made_from(worn
     assert worn.ask(worn.question(7)[0], caller=guest).text.strip() == "unknown"
 
 
+def test_an_adapter_serves_no_longer_than_the_first_of_its_memories_lives(worn: Worn):
+    note = worn.trained.notes[7]
+    worn.memos.forget(Forget(ids=(worn.ids[note.id],), mode=Mode.ERASE, confirmed=True), ME)
+    worn.ids[note.id] = worn.tell(note.text, expires_in_days=1 / 24)
+    worn.keep()
+    assert worn.ask(worn.question()[0]).report.adapter == "default 1"
+    worn.clock.pass_by(minutes=90)
+    done = worn.ask(worn.question()[0])
+    assert done.report.adapter == ""
+    assert done.text.strip() == worn.question()[1]
+
+
 def test_caches_of_the_base_are_never_used_under_an_adapter_nor_the_other_way_round(worn: Worn):
     pinned = worn.tell(
         "the keeper of the garden comes on mondays and leaves the gate open until the evening bell rings"
