@@ -17,6 +17,7 @@ from engine.tiers.lora.files import Card, Source, digest_of
 from engine.tiers.lora.serving import Resident
 from engine.tiers.lora.store import Made
 from engine.vault.adapters import AdapterRow
+from engine.vault.work import all_work
 from tests.conftest import START, HandClock
 from tests.engine.stores import ME, opened, say, settings_for
 
@@ -65,6 +66,12 @@ class Tried:
 
     def serving(self) -> int | None:
         return next((view.version for view in self.memos.adapters("home", ME) if view.state == "serving"), None)
+
+    def asked_for(self) -> set[str]:
+        """The memories that the one training is to be on."""
+        with self.memos._parts.vault.reading() as connection:
+            (row,) = all_work(connection)
+        return set(row.header["ids"])
 
     def tiers(self, id: str) -> list[str]:
         return sorted(held.tier for held in self.memos.memory(id, ME).tiers)
