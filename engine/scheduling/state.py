@@ -101,7 +101,7 @@ def read_state(
     for id, memory in memories.items():
         unit = _unit(memory, cubes[memory.cube], heat.get(id, HeatRow(id)), last.get(id), wholes.get(id, ""))
         unit = _placed(unit, memory, caches, known, adapters)
-        chance, why = chances.get(id, (0.0, ""))
+        chance, why = chances.get(id, (0.0, "")) if memory.cube not in adapters else (0.0, "")
         fresh = {crossing.level: crossing for crossing in lately.get(id, ())}
         crossed = tuple(crossing for crossing in unit.crossed if crossing.level not in fresh)
         units[id] = replace(unit, chance=chance, chance_reason=why, crossed=crossed + tuple(fresh.values()))
@@ -182,8 +182,8 @@ def _placed(
         level = Level.RAM if kept.in_ram else Level.KV
         return replace(unit, level=level, kv_bytes=kept.disk_bytes, ram_bytes=kept.ram_bytes)
     tokens = len(memory.content) // CHARS_PER_TOKEN
-    if tokens < WORTH_TOKENS or memory.descriptive.parts:
-        return unit
+    if tokens < WORTH_TOKENS or memory.descriptive.parts or memory.cube in adapters:
+        return unit  # no cache is worth building: it is short, or replies go through an adapter, which reads none
     return replace(unit, kv_bytes=tokens * caches.bytes_per_token, ram_bytes=tokens * caches.bytes_per_token)
 
 

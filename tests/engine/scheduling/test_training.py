@@ -76,6 +76,18 @@ def test_nothing_is_trained_where_that_is_off_or_there_are_no_minutes(
         assert memos.work(ME) == ()
 
 
+def test_no_cache_is_built_where_replies_go_through_an_adapter_which_reads_none(used: MemOS) -> None:
+    long = say(
+        used, "the pet of judy is cat . the food of judy is sushi . the code of judy is 4 7 1 1 . " * 2, cube="home"
+    )
+    used.model(ME, load=True)
+    for _ in range(9):
+        used.memory(long, ME)
+    assert (long,) in {move.ids for move in used.run_scheduler(ME, dry_run=True) if move.part == "kv"}
+    in_service(used, distilled(used, ids_of(used)[:2]))
+    assert [move for move in used.run_scheduler(ME, dry_run=True) if move.part == "kv"] == []
+
+
 def test_an_adapter_that_nobody_uses_any_more_is_retired_and_serves_again_when_that_is_undone(
     used: MemOS, clock: HandClock
 ) -> None:
