@@ -13,6 +13,7 @@ from cubes import Scope, Sensitivity
 from cubes.canonical import digest
 from engine.cube_operations import Govern
 from engine.memos import MemOS
+from engine.operations import Forget, Mode
 from engine.settings import Settings
 from engine.vault import audit_log, past, queries
 from engine.vault.backup import PRE_MIGRATION
@@ -23,6 +24,7 @@ from tests.engine.stores import ME, archive, ask, contents, ids, opened, say
 from tests.engine.test_loader import tensors
 
 HARBOUR, FERRY, LAMP_2, BEN_2, KEY_2 = (f"m_TWO{n:03d}" for n in (7, 8, 2, 3, 4))
+MILL, BAKER = "m_THREE002", "m_THREE003"
 RELEASED = Path(__file__).parent / "released"
 LAMP, BEN, HAMBURG, MILK, SHED, STEPS, FUSED, ERASED, TWIN = (f"m_OLD{n:03d}" for n in (2, 3, 4, 5, 6, 7, 8, 9, 13))
 NINE = datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -46,7 +48,16 @@ def old(settings: Settings) -> Settings:
 @pytest.fixture
 def second(settings: Settings) -> Settings:
     """A store of schema 2 with two KV caches that came with a bundle, of another program's model."""
-    released(settings, 2, "s_TWO001")
+    return with_caches(released(settings, 2, "s_TWO001"))
+
+
+@pytest.fixture
+def third(settings: Settings) -> Settings:
+    """A store of schema 3 with two KV caches, the second of which nobody vouches for."""
+    return with_caches(released(settings, 3, "s_THREE001"))
+
+
+def with_caches(settings: Settings) -> Settings:
     settings.blobs_folder.mkdir(mode=0o700)
     for number in (1, 2):
         blob = tensors(number)
@@ -170,3 +181,26 @@ def test_what_was_derived_in_schema_2_still_goes_with_its_sources(second: Settin
         assert [row.id for row in memos.artifacts("harbour", ME)] == ["a_0"]
         assert archive(memos, HARBOUR).invalidated.kv == 1
     assert list(second.blobs_folder.iterdir()) == []
+
+
+def test_a_store_of_schema_3_opens_with_everything_in_it_and_room_for_adapters(third: Settings) -> None:
+    with opened(third, HandClock(datetime(2026, 5, 5, tzinfo=UTC))) as memos:
+        vault = memos._parts.vault
+        assert vault.rows("SELECT value FROM meta WHERE key = 'schema'") == [(str(MIGRATIONS[-1].number),)]
+        assert ids(ask(memos, "when does the mill grind?"))[:1] == [MILL]
+        assert memos.verify(ME) == ()
+        assert {row.id: row.sources for row in memos.artifacts("default", ME)} == {
+            "a_THREE1": ((MILL, 1),),
+            "a_THREE2": ((MILL, 1), (BAKER, 1)),
+        }
+        assert vault.rows("SELECT id, uses, vouched FROM artifacts ORDER BY id") == [
+            ("a_THREE1", 5, True),
+            ("a_THREE2", 10, False),
+        ]
+        for table in ("adapters", "work", "heat", "scenes"):
+            assert vault.rows(f"SELECT count(*) FROM {table}") == [(0,)]
+        (backup,) = third.backups_folder.glob(f"*{PRE_MIGRATION}3*")
+        with duckdb.connect(str(backup), read_only=True) as connection:
+            assert connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchall() == [("3",)]
+        memos.forget(Forget(ids=(BAKER,), mode=Mode.ERASE, confirmed=True), ME)
+        assert [row.id for row in memos.artifacts("default", ME)] == ["a_THREE1"]

@@ -35,7 +35,7 @@ def row_of(connection: Connection, cube: str, version: int) -> AdapterRow:
         return found[0]
     known = ", ".join(str(row.version) for row in there)
     which = "that serves" if version == 0 else f"{version}"
-    remedy = f"there are {known}" if known else "distil one first (`memos-mcp tier build --lora`)"
+    remedy = f"there are {known}" if known else f"distil one first (`memos-mcp tier train {cube}`)"
     raise NotFound(f"cube {cube!r} has no adapter version {which}: {remedy}")
 
 
