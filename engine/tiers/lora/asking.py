@@ -1,18 +1,20 @@
 """Short greedy answers to many prompts at once, and how sure the model is of them.
 
-A job that asks is a generator: one step for each batch, so that replies to people go first. Prompts are laid out as
-those of every conversation are. It does not know why something is asked.
+What many prompts begin with, such as the same notes, is read once, and they are answered from its KV. A job that asks
+is a generator: one step for each batch, so that replies to people go first. Prompts are laid out as those of every
+conversation are. It does not know why something is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from engine.model.generation import end_tokens
 from engine.model.prompts import Note, lay_out
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 4_096  # of prompts at once
 BATCH_ROWS = 64
 ANSWER_TOKENS = 48
+SHARED_TOKENS, TOGETHER = 32, 4  # a beginning of so many tokens that so many prompts have in common is read once
 T = TypeVar("T")
 
 
@@ -67,16 +70,28 @@ def asking(
     message: str = "asking",
 ) -> Generator[Stage, None, list[Said]]:
     """Answer each prompt. `adapters` names one for each, for a model that mixes them in a batch."""
-    order = sorted(range(len(prompts)), key=lambda place: (len(prompts[place]), place))
     said: dict[int, Said] = {}
-    while len(said) < len(prompts):
-        left = order[len(said) :]
-        rows = left[: max(1, min(BATCH_ROWS, BATCH_TOKENS // max(1, len(prompts[left[0]]))))]
+    for rows in _batches(prompts):
         names = [adapters[row] for row in rows] if adapters is not None else None
         answers = _answers(loaded, [prompts[row] for row in rows], names, answer_tokens)
         said.update(zip(rows, answers, strict=True))
         yield Stage(len(said), len(prompts), message)
     return [said[place] for place in range(len(prompts))]
+
+
+def _batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Places of prompts that are asked together: those that begin alike, the others by their length."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for place, ids in enumerate(prompts):
+        alike.setdefault(tuple(ids[:SHARED_TOKENS]), []).append(place)
+    groups = [some for start, some in alike.items() if len(some) >= TOGETHER and len(start) == SHARED_TOKENS]
+    together = {place for some in groups for place in some}
+    for group in (*groups, [place for place in range(len(prompts)) if place not in together]):
+        order = sorted(group, key=lambda place: (len(prompts[place]), place))
+        while order:
+            count = max(1, min(BATCH_ROWS, BATCH_TOKENS // max(1, len(prompts[order[0]]))))
+            yield order[:count]
+            order = order[count:]
 
 
 def answers(loaded: Loaded, prompts: Sequence[Sequence[int]], answer_tokens: int = ANSWER_TOKENS) -> list[Said]:
@@ -115,11 +130,12 @@ def _answers(
     loaded: Loaded, prompts: Sequence[Sequence[int]], adapters: Sequence[str] | None, answer_tokens: int
 ) -> list[Said]:
     model, device, ends = loaded.model, loaded.model.device, end_tokens(loaded)
+    cache, read = _read(loaded, prompts) if adapters is None else (DynamicCache(config=model.config), 0)
     longest = max(map(len, prompts))
-    given = torch.tensor([[0] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    places = (mask.cumsum(-1) - 1).clamp_min(0)
-    cache = DynamicCache(config=model.config)
+    given = torch.tensor([[0] * (longest - len(ids)) + list(ids[read:]) for ids in prompts], device=device)
+    mask = torch.tensor([[1] * read + [0] * (longest - len(ids)) + [1] * (len(ids) - read) for ids in prompts])
+    mask = mask.to(device)
+    places = (mask.cumsum(-1) - 1).clamp_min(0)[:, read:]
     tokens: list[list[int]] = [[] for _ in prompts]
     sure, open_rows = [0.0] * len(prompts), set(range(len(prompts)))
     mixed = {} if adapters is None else {"adapter_names": list(adapters)}
@@ -142,6 +158,24 @@ def _answers(
         Said(_text(loaded, ids, ends), tuple(ids), log_probability, row not in open_rows)
         for row, (ids, log_probability) in enumerate(zip(tokens, sure, strict=True))
     ]
+
+
+def _read(loaded: Loaded, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, int]:
+    """The KV of the beginning that prompts have in common, read once for all of them, and of how many tokens it is."""
+    shortest, first = min(map(len, prompts)), prompts[0]
+    shared = next((place for place in range(shortest - 1) if len({ids[place] for ids in prompts}) > 1), shortest - 1)
+    cache = DynamicCache(config=loaded.model.config)
+    if len(prompts) < TOGETHER or shared < SHARED_TOKENS:
+        return cache, 0
+    loaded.model(
+        input_ids=torch.tensor([list(first[:shared])], device=loaded.model.device),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):  # others cannot be dealt out to rows
+        return DynamicCache(config=loaded.model.config), 0
+    cache.batch_repeat_interleave(len(prompts))
+    return cache, shared
 
 
 def _text(loaded: Loaded, ids: Sequence[int], ends: frozenset[int]) -> str:
