@@ -71,6 +71,7 @@ class Forgetting:
         self._recalling = recalling
         self._take_off = take_off
         self._unlearned = unlearned
+        self._resumed: list[str] = []  # receipts of erasures that another process began
         self._cleaning = threading.Lock()
         self._wanted = 0
         self._cleaned = 0
@@ -176,17 +177,32 @@ class Forgetting:
             self._clean()
             self._cleaned = reached
 
-    def finish(self) -> None:
+    def finish(self, *, at_start: bool = False) -> None:
         """Finish an erasure that was committed by a process that then died, or that could not remove every copy.
 
         Where that fails (a full disk), the store stays usable and the erasure stays noted, to be finished later.
         """
-        if self._parts.vault.note(PENDING) is None:
+        noted = self._parts.vault.note(PENDING)
+        if noted is None:
             return
         try:
             self.clean()
         except (MemosError, OSError) as error:
             log.error("copies of what was erased are still there, and are tried again: %s", type(error).__name__)
+        else:
+            if at_start:
+                self._resumed += json.loads(noted).get("receipts", ())
+
+    def told(self, caller: Caller) -> tuple[str, ...]:
+        """What erasures still have to do, and which were finished for a process that was cut off, for the owner."""
+        if not caller.principal.owner:
+            return ()
+        noted = self._parts.vault.note(PENDING)
+        waiting = [] if noted is None else json.loads(noted).get("receipts", [])
+        return (
+            *(f"copies of what was erased are still being removed (receipt {id})" for id in waiting),
+            *(f"an erasure was cut off when the process ended, and is finished (receipt {id})" for id in self._resumed),
+        )
 
     def _clean(self) -> None:
         parts = self._parts

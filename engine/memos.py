@@ -94,7 +94,7 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
         remove_fetched(parts.vault.settings)
         self._distilling.take_up()
         parts.vault.on_commit = self._committed
-        self._forgetting.finish()
+        self._forgetting.finish(at_start=True)
         self._background = threading.Thread(target=self._run_background, name="memos-background", daemon=True)
         self._watcher = Watcher(parts, self._work.set)
         self._background.start()

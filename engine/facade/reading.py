@@ -133,7 +133,7 @@ class Reading(Wired):
             model=self._answering.standing() if owner else None,
             reader=self._drawing.standing() if owner else None,
             adapters=self._adapters.in_words(names, caller),
-            work=self._distilling.told(caller),
+            work=(*self._distilling.told(caller), *self._forgetting.told(caller)),
         )
 
     def _degraded(self, owner: bool) -> str | None:

@@ -216,6 +216,9 @@ def test_an_erasure_whose_process_was_killed_has_its_receipt_after_the_next_star
         assert len(receipt.withdrawn) == 1
         assert not published.exists()
         assert memos.shelf(str(shelf), ME) == ()
+        (said,) = memos.status(ME).work
+        assert said == f"an erasure was cut off when the process ended, and is finished (receipt {receipt.id})"
+        assert memos.status(GUEST).work == ()
 
 
 def test_the_answer_to_an_erasure_that_is_sent_again_is_the_signed_receipt(memos: MemOS) -> None:

@@ -238,6 +238,7 @@ def test_a_process_that_is_killed_while_it_erases_leaves_all_or_nothing(
         assert versions(memos) == [(view.version, GONE)]
         assert work_of(memos, receipt, RETRAIN).state is WorkState.WAITING
         assert any(RETRAIN in line and "MEMOS_LORA" in line for line in memos.status(ME).work)
+        assert any("cut off" in line and receipt.id in line for line in memos.status(ME).work)
         with pytest.raises(NotFound):
             memos.memory(first, ME)
     assert holding(settings.data, weights) == []
