@@ -12,6 +12,7 @@ import torch
 
 from engine.cube_operations import Govern
 from engine.distilling.comparing import probe_adapter
+from engine.distilling.effort import Effort
 from engine.distilling.probes import Ask
 from engine.distilling.proving import HELD_FOR, MOST_TRIES, NOBODY, Proving
 from engine.distilling.working import Kind, Task, Working
@@ -321,7 +322,7 @@ def test_who_may_not_see_a_receipt_hears_of_no_work(trainable: MemOS) -> None:
 def learned(settings: Settings, latest_wins: Path, clock: HandClock) -> Iterator[MemOS]:
     torch.set_num_threads(1)
     with opened(replace(settings, model=str(latest_wins), model_dtype="float32"), clock) as memos:
-        memos._distilling.replayed = REPLAYED
+        memos._distilling.effort = Effort(replayed=REPLAYED)
         for name, value in zip(NAMES, CITIES, strict=True):
             clock.pass_by(minutes=1)
             say(memos, f"the city of {name} is {value} .", cube="home")
