@@ -86,7 +86,18 @@ def understanding(loaded: Loaded, framed: Framed, draw: random.Random) -> Genera
             found.setdefault(part, []).append(right)
     clear = {part: sum(some) / len(some) for part, some in found.items()}
     fit = frozenset(form for form in framed.fit if clear.get(form, 1.0) >= UNDERSTOOD)
-    return replace(framed, fit=fit, pools=framed.pools.without(lambda part: clear.get(part, 1.0) < MISREAD))
+    pools = framed.pools.without(lambda part: clear.get(part, 1.0) < MISREAD)
+    return replace(framed, fit=fit, pools=pools, kept=_understood(framed, fit))
+
+
+def _understood(framed: Framed, fit: frozenset[str]) -> dict[str, Kept]:
+    """The questions to train with in phrasings that are understood, where that leaves a few."""
+    found: dict[str, Kept] = {}
+    for id, (study, probes) in framed.kept.items():
+        clear = {text for one in framed.told[id] for form, text in phrasings.study(one) if form in fit}
+        some = tuple(one for one in study if one.text in clear)
+        found[id] = (some if len(some) >= FEW * len(framed.told[id]) else study), probes
+    return found
 
 
 def _sure(asked: Sequence[tuple[float, Question]]) -> tuple[Question, ...]:
