@@ -9,9 +9,9 @@ surely, of its neighbours: nearly all false assertions are of this sort.
 The confidence is a logistic function of sureness and lead, fitted on 17 adapters of the test model (8 to 64 facts, 494
 assertions). Each left out in turn and judged by the others' fit: 97 % of 288 facts came back (91 to 100 % of each of
 those with 16 facts and more), 1.4 % of what came back was false, and the expected calibration error was .018 over all.
-Sureness and agreement alone let 2.5 % of false ones through. Of two adapters of 25 facts that were made otherwise all 50
-came back, none false (.001 and .004 off); of the one that both were fused into, which is less sure, 44 and none false:
-there the confidence is too low by .13. What comes back is text with a confidence; nothing here keeps it.
+Sureness and agreement alone let 2.5 % of false ones through. Of two adapters of 25 facts that were made otherwise all
+50 came back, none false (.001 and .004 off); of the one that both were fused into, which is less sure, 44 and none
+false: there the confidence is too low by .13. What comes back is text with a confidence; nothing here keeps it.
 """
 
 from __future__ import annotations
