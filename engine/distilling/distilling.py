@@ -56,6 +56,7 @@ class _Run:
         self.sources = {memory.id: memory.version for memory in memories}
         self.checkpoint = checkpoint
         self.changed = threading.Event()
+        self.end: Callable[[], None] = lambda: None  # what of it is under way on the model's thread
 
 
 class Distilling:
@@ -108,6 +109,7 @@ class Distilling:
             if self._run is not None and self._is_outdated(self._run.sources, transaction):
                 self._run.changed.set()
                 self._run.checkpoint.drop()
+                self._run.end()
             for id, (checkpoint, sources) in list(self._left.items()):
                 if self._is_outdated(sources, transaction):
                     checkpoint.drop()
@@ -284,14 +286,17 @@ class Distilling:
         task.tell(0.0, 1.0, f"{len(notes)} memories")
         try:
             with runner.stream(job, background=True) as results:
-                task.when_stopped(results.close)  # replies may hold up its next step
+                run.end = results.close  # replies may hold up its next step
+                task.when_stopped(results.close)
                 for item in results:
                     if isinstance(item, Trained):
                         return item
                     if run.changed.is_set():
                         raise _Changed
                     task.tell(item.done, item.total, item.message)
-                task.tell(task.done, task.total, task.message)  # it was stopped
+            if run.changed.is_set():
+                raise _Changed
+            task.tell(task.done, task.total, task.message)  # it was stopped
         finally:
             with contextlib.suppress(MemosError):  # the model was unloaded: nothing is left either
                 runner.call(lambda _: None)  # behind the end of what was given up
