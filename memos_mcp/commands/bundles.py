@@ -172,7 +172,8 @@ def unpack(session: Session, options: argparse.Namespace) -> int:
     else:
         session.screen.line(f"{counts['memories']:,} memories are in {folder} as Markdown")
         if counts.get("adapters"):
-            session.screen.line(f"{counts['adapters']} adapters are in {folder / 'adapters'} as PEFT folders")
+            many = "1 adapter is" if counts["adapters"] == 1 else f"{counts['adapters']:,} adapters are"
+            session.screen.line(f"{many} in {folder / 'adapters'} as PEFT folders")
     return DONE
 
 
