@@ -31,6 +31,12 @@ from engine.tiers.lora.plain import CONFIG_FILE as CONFIG
 from engine.tiers.lora.plain import VERSION
 from engine.tiers.lora.plain import WEIGHTS_FILE as WEIGHTS
 
+APPLIED = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern")
+SERVED = (*APPLIED, "lora_dropout", "task_type")
+INERT = (  # of no effect here; how weights began is not asked, as they are in the file
+    *("base_model_name_or_path", "revision", "inference_mode", "peft_type", "peft_version", "auto_mapping"),
+    "init_lora_weights",
+)
 MAX_CARD_BYTES = 64_000_000
 
 
@@ -156,16 +162,31 @@ def checked(
     _refuse_other_model(card, called, model)
     if told.get("peft_type") != "LORA":
         raise Invalid(f"{called} is a {told.get('peft_type')} adapter: only LoRA is served")
-    taken = {one.name for one in fields(LoraConfig)}
-    try:
-        config = LoraConfig(**{name: value for name, value in told.items() if name in taken})
-    except (TypeError, ValueError) as error:
-        raise Corrupt(f"the adapter {called} cannot be read ({error}): make it anew") from error
+    config = _config_of(told, called)
     if digest_of(config, tensors) != card.digest:
         raise Corrupt(f"the weights of the adapter {called} are not those it was made with: make it anew")
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise Corrupt(f"the adapter {called} holds numbers that are none: make it anew")
     return config
+
+
+def _config_of(told: Mapping[str, Any], called: str) -> LoraConfig:
+    """The configuration, of what plain LoRA has; how weights began is of no matter, and may change the base model."""
+    usual = LoraConfig()
+    plain = {one.name: getattr(usual, one.name) for one in fields(LoraConfig)}
+    odd = [name for name, value in told.items() if name in plain and name not in (*SERVED, *INERT) and value]
+    odd = [name for name in odd if told[name] != json.loads(json.dumps(plain[name], default=_listed))]
+    if odd:
+        raise Invalid(f"the adapter {called} uses {', '.join(sorted(odd))}: only plain LoRA is served")
+    targets = told.get("target_modules")
+    if targets != "all-linear" and not (
+        isinstance(targets, list | set | tuple) and all(isinstance(one, str) for one in targets)
+    ):
+        raise Invalid(f"the adapter {called} does not list the modules that it changes: only such ones are served")
+    try:
+        return LoraConfig(**{name: value for name, value in told.items() if name in SERVED})
+    except (TypeError, ValueError) as error:
+        raise Corrupt(f"the adapter {called} cannot be read ({error}): make it anew") from error
 
 
 def _refuse_other_model(card: Card, called: str, model: str) -> None:
@@ -206,8 +227,7 @@ def config_json(config: Any) -> dict[str, Any]:
 
 def _applied(config: Any) -> dict[str, Any]:
     told = config_json(config)
-    names = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern")
-    return {name: sorted(told[name]) if isinstance(told[name], list) else told[name] for name in names}
+    return {name: sorted(told[name]) if isinstance(told[name], list) else told[name] for name in APPLIED}
 
 
 def _listed(value: Any) -> Any:

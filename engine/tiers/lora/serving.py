@@ -25,7 +25,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from engine.errors import Busy, Conflict, Invalid, NotFound, TooLarge
+from engine.errors import Busy, Conflict, Corrupt, Invalid, NotFound, TooLarge
 from engine.model.fingerprint import with_adapters
 from engine.tiers.lora.files import Card, read_adapter
 
@@ -102,13 +102,17 @@ class Resident:
             raise Invalid(f"{name!r} cannot name an adapter: use letters, digits, - and _, and not lora_")
         if name in self._adapters:
             raise Conflict(f"there is an adapter {name} already: drop it first")
-        with torch.inference_mode(False):  # weights of the inference mode could never be trained
-            if self._peft is None:
-                self._peft = get_peft_model(self.base.model, config, adapter_name=name)
-            else:
-                self._peft.add_adapter(name, config)
-            if tensors is not None:
-                set_peft_model_state_dict(self._peft, dict(tensors), adapter_name=name)
+        try:
+            with torch.inference_mode(False):  # weights of the inference mode could never be trained
+                if self._peft is None:
+                    self._peft = get_peft_model(self.base.model, config, adapter_name=name)
+                else:
+                    self._peft.add_adapter(name, config)
+                if tensors is not None:
+                    self._fill(name, tensors)
+        except (RuntimeError, ValueError, KeyError) as error:
+            self._discard(name)
+            raise Corrupt(f"the adapter {name} does not fit the model ({error}): make it anew") from error
         return self._adopted(name, card)
 
     def combine(self, name: str, parts: Sequence[str], weights: Sequence[float], how: str, **settings: Any) -> Adapter:
@@ -153,8 +157,8 @@ class Resident:
         """Raises: Conflict: it was killed."""
         if name in self._dead:
             raise Conflict(
-                "the adapter that answered was taken out of service meanwhile, as a memory that it was made from changed "
-                "or was erased, or somebody dropped it: ask again"
+                "the adapter that answered was taken out of service meanwhile, as a memory that it was made from "
+                "changed or was erased, or somebody dropped it: ask again"
             )
 
     def close(self) -> None:
@@ -234,6 +238,24 @@ class Resident:
         for name in worn:
             self.require_alive(name)
         return output
+
+    def _fill(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Give an adapter its weights: all that it has, and none besides."""
+        wanted = get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False)
+        if {key: one.shape for key, one in wanted.items()} != {key: one.shape for key, one in tensors.items()}:
+            raise ValueError("its weights have other names or shapes")
+        set_peft_model_state_dict(self._peft, dict(tensors), adapter_name=name)
+
+    def _discard(self, name: str) -> None:
+        """Take out what could not be added."""
+        if self._peft is None:
+            return
+        if not self._adapters:
+            self._peft.unload()
+            self._peft, self._layers = None, ()
+        elif name in self._peft.peft_config:
+            self._peft.delete_adapter(name)
+            self._settle()
 
     def _adopted(self, name: str, card: Card | None) -> Adapter:
         self._layers = tuple(part for part in self._peft.modules() if isinstance(part, BaseTunerLayer))

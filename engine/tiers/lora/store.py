@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.clock import Clock, Ids
-from engine.errors import Conflict, Corrupt, Invalid, MemosError
+from engine.errors import Conflict, Corrupt, Invalid, MemosError, TooLarge
 from engine.model_operations import ModelInfo, TierRow
 from engine.operations import Caller
 from engine.settings import Settings
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from engine.tiers.lora.serving import Resident
 
 ATTACHED = "memos_adapters"  # the model holds its adapters: who unloads it lets go of them
+LEAST_READ_BYTES = 1_000_000  # a file is a little larger than what is in it
 log = logging.getLogger(__name__)
 
 Extra = Callable[[Transaction, AdapterRow], None]
@@ -310,6 +311,11 @@ class AdapterStore:
             raise Conflict(
                 f"the adapter of cube {row.cube!r} (version {row.version}) was made for another model than the one "
                 "that is loaded and is not used: load that model, or distil the memories anew"
+            )
+        if int(row.header["bytes"]) > max(self._settings.lora_ram_bytes, LEAST_READ_BYTES):
+            raise TooLarge(
+                f"the adapter of cube {row.cube!r} (version {row.version}) has {row.header['bytes']} bytes, more than "
+                f"adapters may take ({self._settings.lora_ram_bytes}): raise MEMOS_LORA_RAM_MB"
             )
         config, tensors, card = decode(self._content(row), row.artifact, model)
         resident.take(row.artifact, config, tensors, card)

@@ -15,7 +15,7 @@ from engine.model.loading import Loaded
 from engine.operations import Forget, Mode
 from engine.tier_operations import AdapterState, Judged
 from engine.tiers.lora.asking import answers, prompt_ids
-from engine.tiers.lora.files import Source, read_adapter
+from engine.tiers.lora.files import Source, digest_of, read_adapter
 from engine.tiers.lora.headers import known_pairs, source_pairs
 from engine.tiers.lora.store import AdapterStore, Made
 from engine.vault.blobs import blob_path
@@ -205,3 +205,38 @@ def test_the_base_model_is_bit_for_bit_what_it_was_after_adapters(kept: Kept):
     after = kept.loaded.model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("changed", [{"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}])
+def test_how_the_weights_of_a_foreign_adapter_began_never_touches_the_base(kept: Kept, changed: dict[str, str]):
+    made = kept.made()
+    before = {name: tensor.clone() for name, tensor in kept.loaded.model.state_dict().items()}
+    for name, value in changed.items():
+        setattr(made.config, name, value)
+    worn = kept.adapters.worn(kept.loaded, kept.adapters.keep(made))
+    assert kept.said(worn) >= 7
+    kept.adapters.drop("default", None, ME)
+    kept.adapters.resident(kept.loaded)
+    after = kept.loaded.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "only plain LoRA"),
+        ({"layer_replication": [[0, 1]]}, "only plain LoRA"),
+        ({"target_modules": "(a+)+b"}, "does not list"),
+        ({"rank_pattern": {"q_proj": 4}}, "does not fit"),
+    ],
+)
+def test_a_foreign_adapter_that_is_more_than_plain_lora_is_refused(kept: Kept, changed: dict, why: str):
+    made = kept.made()
+    for name, value in changed.items():
+        setattr(made.config, name, value)
+    card = replace(made.card, digest=digest_of(made.config, made.tensors))
+    assert kept.adapters.worn(kept.loaded, kept.adapters.keep(replace(made, card=card))) is None
+    assert why in kept.adapters.remarks(["default"])[0]
+    assert kept.said(kept.loaded) == 0
+    kept.adapters.drop("default", None, ME)
+    assert kept.said(kept.adapters.worn(kept.loaded, kept.keep())) >= 7  # the next one finds the model as it was
