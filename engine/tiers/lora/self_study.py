@@ -190,17 +190,21 @@ def _kept(
         answer_tokens=answer_tokens,
         message="the model answers its questions",
     )
+    told = [
+        (note, text, said.text)
+        for (note, text), said in zip(candidates, with_note, strict=True)
+        if said.whole and not REFUSALS.search(said.text) and supported(said.text, note.text)
+    ]
     without = yield from asking(
         loaded,
-        [prompt_ids(loaded, text) for _, text in candidates],
+        [prompt_ids(loaded, text) for _, text, _ in told],
         answer_tokens=answer_tokens,
         message="the model answers without the note",
     )
     kept: dict[str, list[Question]] = {}
-    for (note, text), said, bare in zip(candidates, with_note, without, strict=True):
-        told = said.whole and not REFUSALS.search(said.text) and supported(said.text, note.text)
-        if told and said.text != bare.text:
-            kept.setdefault(note.id, []).append(Question(text, note, said.text))
+    for (note, text, answer), bare in zip(told, without, strict=True):
+        if answer != bare.text:
+            kept.setdefault(note.id, []).append(Question(text, note, answer))
     return kept
 
 

@@ -50,26 +50,28 @@ def trying(loaded: Loaded, notes: Sequence[Note], told: Told) -> Generator[Stage
         for note in notes[start : start + TEACHER_NOTES]
     }
     prompts = [prompt_ids(loaded, one.text, context[one.note.id]) for *_, one in asked if one.note]
-    bare = [prompt_ids(loaded, question.text) for *_, question in asked]
     with_note = yield from asking(loaded, prompts, message="trying the questions")
+    right, understood = [], dict[str, list[bool]]()
+    for (one, form, held, question), said in zip(asked, with_note, strict=True):
+        told_so = said.whole and not REFUSALS.search(said.text) and says(said.text, one.value, question.text)
+        understood.setdefault(form, []).append(told_so)
+        if told_so:
+            right.append((one, held, question, said.sureness))
+    bare = [prompt_ids(loaded, question.text) for _, _, question, _ in right]
     without = yield from asking(loaded, bare, message="what the model knows anyhow")
     found: dict[tuple[str, Statement], tuple[list[tuple[float, Question]], list[Question]]] = {}
-    understood: dict[str, list[bool]] = {}
-    for (one, form, held, question), said, before in zip(asked, with_note, without, strict=True):
-        right, note = one.value, question.note
-        told_so = said.whole and not REFUSALS.search(said.text) and says(said.text, right, question.text)
-        understood.setdefault(form, []).append(told_so)
-        if told_so and note is not None and not says(before.text, right, question.text):
-            study, probes = found.setdefault((note.id, one), ([], []))
+    for (one, held, question, sureness), before in zip(right, without, strict=True):
+        if question.note is not None and not says(before.text, one.value, question.text):
+            study, probes = found.setdefault((question.note.id, one), ([], []))
             if held:
                 probes.append(question)
             else:
-                study.append((said.sureness, question))
+                study.append((sureness, question))
     tried: Tried = {}
     for (id, one), (study, probes) in found.items():
         if study and probes:
             tried.setdefault(id, {})[one] = _sure(study), tuple(probes)
-    return tried, frozenset(form for form, right in understood.items() if sum(right) >= UNDERSTOOD * len(right))
+    return tried, frozenset(form for form, some in understood.items() if sum(some) >= UNDERSTOOD * len(some))
 
 
 def understanding(loaded: Loaded, framed: Framed, draw: random.Random) -> Generator[Stage, None, Framed]:
