@@ -5,7 +5,7 @@
 Memories that say the same become one, with lineage to each. Rivals are both kept, linked and listed. Everything else is
 copied as it is: conversations keep their turns in order, long texts their pieces, vectors are taken over. The parents
 become merged, in their own cubes. Each cube gets a snapshot of the moment before; rolling the cubes back to it undoes
-the whole. What their adapters know goes along, and the deeper tiers of the fused cube are built anew in the background.
+the whole. What their adapters know goes along; attention caches of the fused cube are made as it is used.
 
 What may be slow (comparing) happens before the transaction; a parent that changed meanwhile refuses the whole.
 """
