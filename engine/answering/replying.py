@@ -19,7 +19,8 @@ from engine.answering.notes import note_of
 from engine.answering.wearing import known_of
 from engine.model.generation import generate
 from engine.model.loading import Loaded
-from engine.model.prompts import Piece, Prompt, ids_of_note, lay_out
+from engine.model.prompts import MEMORY_END, MEMORY_LEAD, Piece, Prompt, ids_of_note, lay_out
+from engine.model.tokens import tokens_for
 from engine.model_operations import Chat, ChatEvent, Finished, Form, MemoryReport, Recalling, Said, Tier, Used
 from engine.operations import Caller
 from engine.tiers.kv.assembly import Assembled, assemble
@@ -54,6 +55,7 @@ class Reply:
         self._gathered, self._chunks, self._started = gathered, chunks, started
         self.wanted: list[Memory] = []
         self._adapter: AdapterRow | None = None
+        self._saved_block = 0  # what would have stood around them
         self._saved: dict[str, int] = {}  # tokens that a memory would have cost, of those that the adapter knows
         self.ids: Sequence[int] = ()
         self.unvouched: Sequence[Span[Entry]] = ()
@@ -132,6 +134,9 @@ class Reply:
             for memory, _ in gathered.recalled
             if memory.id in alone
         }
+        if self._saved and not told:
+            tokens = tokens_for(loaded.tokenizer)
+            self._saved_block = len(tokens.text(MEMORY_LEAD)) + len(tokens.text(MEMORY_END))
         return lay_out(loaded, request.turns, pinned, told, request.sampling.max_tokens)
 
     def _choose(self, loaded: Loaded, prompt: Prompt) -> Choice:
@@ -208,7 +213,7 @@ class Reply:
         return MemoryReport(
             used=used,
             prompt_tokens=len(prompt.ids),
-            saved_tokens=sum(self._saved.values()),
+            saved_tokens=sum(self._saved.values()) + self._saved_block,
             adapter="" if self._adapter is None else f"{self._adapter.cube} {self._adapter.version}",
             left_out_turns=prompt.left_out_turns,
             left_out_memories=prompt.left_out_notes,
