@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SURE, FEW = 0.9, 3  # how sure the teacher is to be; so many questions are kept of each statement in any case
 TRIED_SCENES = 480
 MISREAD = 0.8  # less than this share right: a word or a sort of statements is left out
+CLEAR = 0.75  # of the scenes that a phrasing is tried with: too few phrasings carry nothing over to others
 UNDERSTOOD = 0.9  # of the statements that a phrasing is tried with, answered rightly
 Told = Mapping[str, Sequence[Statement]]
 Kept = tuple[tuple[Question, ...], tuple[Question, ...]]  # to train with, and held out
@@ -83,11 +84,12 @@ def understanding(loaded: Loaded, framed: Framed, draw: random.Random) -> Genera
     least = min(SURE, SURE * median(answer.sureness for answer in said)) if said else SURE
     found: dict[Hashable, list[bool]] = {}
     for one, answer in zip(tried, said, strict=True):
-        right = answer.sureness >= least and framed.agrees(one.scene.question, answer.text)
-        for part in (one.form, sort_of(one.about), Word(one.about.subject), Word(one.about.value, sort_of(one.about))):
-            found.setdefault(part, []).append(right)
+        right = framed.agrees(one.scene.question, answer.text)
+        found.setdefault(one.form, []).append(right)
+        for part in (sort_of(one.about), Word(one.about.subject), Word(one.about.value, sort_of(one.about))):
+            found.setdefault(part, []).append(right and answer.sureness >= least)
     clear = {part: sum(some) / len(some) for part, some in found.items()}
-    fit = frozenset(form for form in framed.fit if clear.get(form, 1.0) >= UNDERSTOOD)
+    fit = frozenset(form for form in framed.fit if clear.get(form, 1.0) >= CLEAR)
     pools = framed.pools.without(lambda part: clear.get(part, 1.0) < MISREAD)
     return replace(framed, fit=fit, pools=pools, kept=_understood(framed, fit))
 
