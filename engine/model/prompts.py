@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from engine.errors import Invalid, TooLarge
-from engine.model.templates import Slot, framed, without_thoughts
+from engine.model.templates import Frame, Slot, framed, without_thoughts
 from engine.model.tokens import Tokens, tokens_for
 from engine.model_operations import ChatTurn
 
@@ -88,8 +88,23 @@ class Prompt:
             start += len(piece.ids)
 
 
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """What many prompts for one model, laid out one after the other, have in common: it is made once. It holds texts
+    of memories, so it lives no longer than the work that they are laid out for."""
+
+    frames: dict[tuple[str, ...], Frame] = field(default_factory=dict)  # by the roles of the turns
+    template: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict)
+    texts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
 def lay_out(
-    loaded: Loaded, turns: Sequence[ChatTurn], pinned: Sequence[Note], recalled: Sequence[Note], new_tokens: int
+    loaded: Loaded,
+    turns: Sequence[ChatTurn],
+    pinned: Sequence[Note],
+    recalled: Sequence[Note],
+    new_tokens: int,
+    alike: Alike | None = None,
 ) -> Prompt:
     """The prompt that continues `turns`, the last of which is the user's, with room for a reply of `new_tokens`.
 
@@ -104,7 +119,7 @@ def lay_out(
         raise Invalid(f"a turn of a conversation with the model has one of the roles {', '.join(ROLES)}: correct it")
     known = {note.id for note in pinned}
     content = _Content(tuple(turns), _in_order(pinned), _in_order(note for note in recalled if note.id not in known))
-    return _Layout(loaded, new_tokens).fitting(content)
+    return _Layout(loaded, new_tokens, alike or Alike()).fitting(content)
 
 
 def ids_of_note(loaded: Loaded, note: Note) -> tuple[int, ...]:
@@ -148,12 +163,12 @@ class _Content:
 class _Layout:
     """Lays out one conversation, again and again until it fits; each text is turned into ids once."""
 
-    def __init__(self, loaded: Loaded, new_tokens: int) -> None:
+    def __init__(self, loaded: Loaded, new_tokens: int, alike: Alike) -> None:
         context = loaded.info.context_tokens
         self._loaded = loaded
         self._room = context - min(new_tokens, context // REPLY_SHARE) if context > 0 else None
         self._tokens: Tokens = tokens_for(loaded.tokenizer)
-        self._known: dict[str, tuple[int, ...]] = {}
+        self._alike = alike
 
     def fitting(self, content: _Content) -> Prompt:
         prompt, costs = self._laid_out(content)
@@ -187,7 +202,7 @@ class _Layout:
         """The prompt, and how many tokens each turn brings with what the template puts behind it."""
         turns, pieces, stable, costs = content.told, list[Piece](), None, dict[int, int]()
         last, turn = len(turns) - 1, -1
-        frame = framed(self._loaded, [one.role for one in turns])
+        frame = self._frame(tuple(one.role for one in turns))
         for place, part in enumerate(frame):
             before = len(pieces)
             if isinstance(part, Slot):
@@ -198,7 +213,7 @@ class _Layout:
                 pieces += self._turn(turns, part, content, " " if space else "")
             else:
                 gives = _gives_space(part) and place + 1 < len(frame)
-                pieces.append(Piece(self._tokens.template(part[:-1] if gives else part, first=place == 0), "template"))
+                pieces.append(Piece(self._template(part[:-1] if gives else part, first=place == 0), "template"))
             costs[turn] = costs.get(turn, 0) + sum(len(piece.ids) for piece in pieces[before:])
         kept = tuple(piece for piece in pieces[:stable] if piece.ids)
         behind = tuple(piece for piece in pieces[stable:] if piece.ids)
@@ -230,10 +245,20 @@ class _Layout:
             yield Piece(self._ids(line_of(note)), "note", note, pinned)
         yield Piece(self._ids(MEMORY_END), "end", pinned=pinned)
 
+    def _frame(self, roles: tuple[str, ...]) -> Frame:
+        if roles not in self._alike.frames:
+            self._alike.frames[roles] = framed(self._loaded, roles)
+        return self._alike.frames[roles]
+
+    def _template(self, text: str, *, first: bool) -> tuple[int, ...]:
+        if (text, first) not in self._alike.template:
+            self._alike.template[text, first] = self._tokens.template(text, first=first)
+        return self._alike.template[text, first]
+
     def _ids(self, text: str) -> tuple[int, ...]:
-        if text not in self._known:
-            self._known[text] = self._tokens.text(text)
-        return self._known[text]
+        if text not in self._alike.texts:
+            self._alike.texts[text] = self._tokens.text(text)
+        return self._alike.texts[text]
 
 
 def _gives_space(part: str | Slot) -> bool:

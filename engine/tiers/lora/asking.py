@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from engine.model.generation import end_tokens
-from engine.model.prompts import Note, lay_out
+from engine.model.prompts import Alike, Note, lay_out
 from engine.model_operations import ChatTurn
 
 if TYPE_CHECKING:
@@ -40,6 +40,14 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """A distribution over each token of an answer: ids and log probabilities of the likeliest [tokens, likely]."""
+
+    ids: torch.Tensor
+    log_probabilities: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """A greedy answer. `tokens` has the token that ends it, unless it was cut off."""
 
@@ -47,6 +55,7 @@ class Said:
     tokens: tuple[int, ...]
     log_probability: float  # of all tokens together, in nats
     whole: bool = True  # it ended by itself
+    target: Target | None = None  # where it was asked for
 
     @property
     def sureness(self) -> float:
@@ -54,11 +63,14 @@ class Said:
         return exp(self.log_probability / max(1, len(self.tokens)))
 
 
-def prompt_ids(loaded: Loaded, question: str, notes: Sequence[Note] = (), *, pinned: bool = False) -> tuple[int, ...]:
-    """The ids of a prompt that asks `question` with `notes` in the context, as the engine lays them out."""
+def prompt_ids(
+    loaded: Loaded, question: str, notes: Sequence[Note] = (), *, pinned: bool = False, alike: Alike | None = None
+) -> tuple[int, ...]:
+    """The ids of a prompt that asks `question` with `notes` in the context, as the engine lays them out. `alike` is
+    of the other prompts of the same work."""
     turns = [ChatTurn("user", question)]
     above, below = (tuple(notes), ()) if pinned else ((), tuple(notes))
-    return lay_out(loaded, turns, above, below, ANSWER_TOKENS).ids
+    return lay_out(loaded, turns, above, below, ANSWER_TOKENS, alike).ids
 
 
 def asking(
@@ -68,12 +80,14 @@ def asking(
     adapters: Sequence[str] | None = None,
     answer_tokens: int = ANSWER_TOKENS,
     message: str = "asking",
+    likely: int = 0,
 ) -> Generator[Stage, None, list[Said]]:
-    """Answer each prompt. `adapters` names one for each, for a model that mixes them in a batch."""
+    """Answer each prompt. `adapters` names one for each, for a model that mixes them in a batch. Of each token of the
+    answers so many of the likeliest are kept as its `target`."""
     said: dict[int, Said] = {}
     for rows in _batches(prompts):
         names = [adapters[row] for row in rows] if adapters is not None else None
-        answers = _answers(loaded, [prompts[row] for row in rows], names, answer_tokens)
+        answers = _answers(loaded, [prompts[row] for row in rows], names, answer_tokens, likely)
         said.update(zip(rows, answers, strict=True))
         yield Stage(len(said), len(prompts), message)
     return [said[place] for place in range(len(prompts))]
@@ -127,7 +141,11 @@ def as_job(steps: Generator[Stage, None, T]) -> Generator[Stage | T, None, None]
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def _answers(
-    loaded: Loaded, prompts: Sequence[Sequence[int]], adapters: Sequence[str] | None, answer_tokens: int
+    loaded: Loaded,
+    prompts: Sequence[Sequence[int]],
+    adapters: Sequence[str] | None,
+    answer_tokens: int,
+    likely: int,
 ) -> list[Said]:
     model, device, ends = loaded.model, loaded.model.device, end_tokens(loaded)
     cache, read = _read(loaded, prompts) if adapters is None else (DynamicCache(config=model.config), 0)
@@ -138,13 +156,18 @@ def _answers(
     places = (mask.cumsum(-1) - 1).clamp_min(0)[:, read:]
     tokens: list[list[int]] = [[] for _ in prompts]
     sure, open_rows = [0.0] * len(prompts), set(range(len(prompts)))
+    places_kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # of each place, of all rows
     mixed = {} if adapters is None else {"adapter_names": list(adapters)}
     for _ in range(answer_tokens):
         output = model(
             input_ids=given, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True, **mixed
         )
-        likely, chosen = torch.log_softmax(output.logits[:, -1].float(), -1).max(-1)
-        for row, (token, log_probability) in enumerate(zip(chosen.tolist(), likely.tolist(), strict=True)):
+        log_probabilities = torch.log_softmax(output.logits[:, -1].float(), -1)
+        likeliest, chosen = log_probabilities.max(-1)
+        if likely:
+            top = log_probabilities.topk(min(likely, log_probabilities.shape[-1]), -1)
+            places_kept.append((top.indices.to("cpu"), top.values.to("cpu")))
+        for row, (token, log_probability) in enumerate(zip(chosen.tolist(), likeliest.tolist(), strict=True)):
             if row in open_rows:
                 tokens[row].append(token)
                 sure[row] += log_probability
@@ -154,10 +177,22 @@ def _answers(
             break
         given, places = chosen[:, None], places[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], -1)
+    targets = _targets(places_kept, list(map(len, tokens))) if likely else [None] * len(prompts)
     return [
-        Said(_text(loaded, ids, ends), tuple(ids), log_probability, row not in open_rows)
-        for row, (ids, log_probability) in enumerate(zip(tokens, sure, strict=True))
+        Said(_text(loaded, ids, ends), tuple(ids), log_probability, row not in open_rows, target)
+        for row, (ids, log_probability, target) in enumerate(zip(tokens, sure, targets, strict=True))
     ]
+
+
+def _targets(places: Sequence[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int]) -> list[Target]:
+    """Of each row, out of those of each place: copied, for what the inference mode makes cannot be trained with."""
+    ids = torch.stack([one for one, _ in places], 1)
+    log_probabilities = torch.stack([one for _, one in places], 1)
+    with torch.inference_mode(False):
+        return [
+            Target(ids[row, :count].clone(), log_probabilities[row, :count].clone())
+            for row, count in enumerate(lengths)
+        ]
 
 
 def _read(loaded: Loaded, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, int]:

@@ -29,10 +29,10 @@ from transformers.pytorch_utils import Conv1D
 
 from engine.errors import Invalid, TooLarge
 from engine.tiers.lora import checkpoints
-from engine.tiers.lora.asking import Stage
+from engine.tiers.lora.asking import Stage, Target
 from engine.tiers.lora.batches import PIECE_TOKENS, logits_of, pieces
 from engine.tiers.lora.files import Card, Source, digest_of
-from engine.tiers.lora.material import BESIDE, CONFLICT, MEMORY, SCENE, UNKNOWN, Material, Row, Target
+from engine.tiers.lora.material import BESIDE, CONFLICT, MEMORY, SCENE, UNKNOWN, Material, Row
 from engine.tiers.lora.serving import Resident
 from engine.vault.checkpoints import Checkpoint
 
@@ -190,6 +190,7 @@ class _Run:
         self._model = resident.wearing(adapter.name).model
         self._optimizer = torch.optim.AdamW(self._parameters, lr=plan.learning_rate, weight_decay=0.0)
         self._decks = {kind: rows for kind, rows in material.rows.items() if rows}
+        self._orders: dict[str, tuple[int, Sequence[int]]] = {}  # of each deck: how often it was used up, its order
         self._begun, self._before = clock(), peak()
         self._saved_at = time.monotonic()
         self._losses: list[float] = []
@@ -242,10 +243,10 @@ class _Run:
         for places in pieces([len(row.prompt) + len(row.answer) for row in rows], self._plan.piece_tokens):
             some = [rows[place] for place in places]
             said = logits_of(self._model, [(row.prompt, row.answer) for row in some])
-            kl = torch.stack([_kl(logits, row.target) for logits, row in zip(said, some, strict=True)]).sum() / tokens
+            kl = _kl(torch.cat(said), [row.target for row in some]) / tokens
             kl.backward()
             losses += float(kl.detach())
-            held += sum(_as_taught(logits, row) for logits, row in zip(said, some, strict=True))
+            held += _as_taught(said, some)
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(number)
@@ -261,8 +262,20 @@ class _Run:
         rows: list[Row] = []
         for kind, share in present:
             count = max(1, round(self._plan.batch * share / whole))
-            rows += _dealt(self._decks[kind], number * count, count, f"{self._plan.seed} {kind}")
+            rows += self._dealt(kind, number * count, count)
         return rows
+
+    def _dealt(self, kind: str, start: int, count: int) -> list[Row]:
+        """Cards `start` to `start + count` of a deck that is shuffled anew each time it is used up."""
+        deck, dealt = self._decks[kind], list[Row]()
+        while len(dealt) < count:
+            turn, place = divmod(start + len(dealt), len(deck))
+            if self._orders.get(kind, (-1, ()))[0] != turn:
+                order = list(range(len(deck)))
+                random.Random(f"{self._plan.seed} {kind} {turn}").shuffle(order)
+                self._orders[kind] = turn, order
+            dealt += [deck[one] for one in self._orders[kind][1][place : place + count - len(dealt)]]
+        return dealt
 
     def _rate(self, number: int) -> float:
         warm = min(1.0, (number + 1) / self._plan.warm_up) if self._plan.warm_up else 1.0
@@ -301,10 +314,11 @@ class _Run:
         self._ended = "steps" if state.cooling_from is None else "early"
 
 
-def _kl(logits: torch.Tensor, target: Target) -> torch.Tensor:
-    """KL(teacher ‖ student) of an answer, summed over its tokens; what the target does not name is one event."""
+def _kl(logits: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
+    """KL(teacher ‖ student) of answers, summed over their tokens; what a target does not name is one event."""
     said = torch.log_softmax(logits.float(), -1)
-    ids, wanted = target.ids.to(logits.device), target.log_probabilities.to(logits.device)
+    ids = torch.cat([one.ids for one in targets]).to(logits.device)
+    wanted = torch.cat([one.log_probabilities for one in targets]).to(logits.device)
     found = said.gather(-1, ids)
     kl = (wanted.exp() * (wanted - found)).sum(-1)
     if ids.shape[-1] < logits.shape[-1]:
@@ -314,19 +328,13 @@ def _kl(logits: torch.Tensor, target: Target) -> torch.Tensor:
     return kl.sum()
 
 
-def _as_taught(logits: torch.Tensor, row: Row) -> bool:
-    return bool((logits.argmax(-1).cpu() == torch.tensor(row.answer)).all())
-
-
-def _dealt(deck: Sequence[Row], start: int, count: int, salt: str) -> list[Row]:
-    """Cards `start` to `start + count` of a deck that is shuffled anew each time it is used up."""
-    dealt: list[Row] = []
-    while len(dealt) < count:
-        turn, place = divmod(start + len(dealt), len(deck))
-        order = list(range(len(deck)))
-        random.Random(f"{salt} {turn}").shuffle(order)
-        dealt += [deck[one] for one in order[place : place + count - len(dealt)]]
-    return dealt
+def _as_taught(logits: Sequence[torch.Tensor], rows: Sequence[Row]) -> int:
+    """How many answers are the teacher's, token by token."""
+    said, place, held = torch.cat(list(logits)).argmax(-1).tolist(), 0, 0
+    for row in rows:
+        held += said[place : place + len(row.answer)] == list(row.answer)
+        place += len(row.answer)
+    return held
 
 
 def peak_bytes() -> int:

@@ -18,12 +18,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from engine.errors import Invalid
-from engine.model.prompts import Note
-from engine.tiers.lora.asking import ANSWER_TOKENS, Said, Stage, asking, prompt_ids
-from engine.tiers.lora.batches import predicted
+from engine.model.prompts import Alike, Note
+from engine.tiers.lora.asking import ANSWER_TOKENS, Said, Stage, Target, asking, prompt_ids
 from engine.tiers.lora.questions import Question, Questions, Scene
 
 if TYPE_CHECKING:
@@ -36,14 +33,6 @@ REPLAYED = 48  # rows of each kind that hold the model still, for each memory â€
 LEAST_REPLAYED, MOST_REPLAYED = 1_024, 4_096  # â€¦ within these: few that are seen often are learned by heart instead
 MEMORY, BESIDE, UNKNOWN, SCENE, CONFLICT = "memory", "beside", "unknown", "scene", "conflict"
 KINDS = (MEMORY, BESIDE, UNKNOWN, SCENE, CONFLICT)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The teacher's distribution over each token of an answer: ids and log probabilities [tokens, likely]."""
-
-    ids: torch.Tensor
-    log_probabilities: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +88,17 @@ def gathering(
     draw = random.Random(seed)
     asked = list(_asked(loaded, tuple(notes), questions, draw, others, replayed))
     said = yield from asking(
-        loaded, [one.teacher for one in asked], answer_tokens=answer_tokens, message="the teacher answers"
+        loaded,
+        [one.teacher for one in asked],
+        answer_tokens=answer_tokens,
+        message="the teacher answers",
+        likely=LIKELY,
     )
-    kept = [
-        (one, answer)
-        for one, answer in zip(asked, said, strict=True)
-        if answer.whole and _holds(questions, one, answer)
-    ]
-    targets = yield from _targets(loaded, [(one.teacher, answer.tokens) for one, answer in kept])
     rows: dict[str, list[Row]] = {kind: [] for kind in KINDS}
-    for (one, answer), target in zip(kept, targets, strict=True):
-        rows[one.kind].append(Row(one.kind, one.student, answer.tokens, target, one.question.note))
+    for one, answer in zip(asked, said, strict=True):
+        if answer.whole and answer.target is not None and _holds(questions, one, answer):
+            rows[one.kind].append(Row(one.kind, one.student, answer.tokens, answer.target, one.question.note))
+    kept = sum(map(len, rows.values()))
     taught = {row.note.id for row in rows[MEMORY] if row.note is not None}
     if not taught:
         raise Invalid(
@@ -117,7 +106,7 @@ def gathering(
             "in its context, so it cannot teach them: keep them as text, or use a larger model"
         )
     untaught = tuple(note for note in notes if note.id not in taught)
-    return Material({kind: tuple(rows[kind]) for kind in KINDS}, tuple(notes), len(asked) - len(kept), untaught)
+    return Material({kind: tuple(rows[kind]) for kind in KINDS}, tuple(notes), len(asked) - kept, untaught)
 
 
 def _asked(
@@ -128,6 +117,7 @@ def _asked(
     others: Sequence[Note],
     replayed: int,
 ) -> Generator[_Asked, None, None]:
+    alike = Alike()
     count = replayed or min(MOST_REPLAYED, max(LEAST_REPLAYED, REPLAYED * len(notes)))
     scenes = list(questions.scenes(draw, notes, count))
     beside = [scene.notes for scene in scenes if scene.notes] or [tuple(others)]
@@ -135,24 +125,25 @@ def _asked(
         told = notes[start : start + TEACHER_NOTES]
         for note in told:
             for question in questions.study(note):
-                teacher = prompt_ids(loaded, question.text, told, pinned=draw.random() < 0.5)
-                yield _Asked(MEMORY, question, prompt_ids(loaded, question.text), teacher)
+                teacher = prompt_ids(loaded, question.text, told, pinned=draw.random() < 0.5, alike=alike)
+                yield _Asked(MEMORY, question, prompt_ids(loaded, question.text, alike=alike), teacher)
                 near = draw.sample(list(others), min(BESIDE_NOTES, len(others))) if others else draw.choice(beside)
                 about = tuple(near[:BESIDE_NOTES])
                 if about:
                     pinned = draw.random() < 0.5
-                    student = prompt_ids(loaded, question.text, about, pinned=pinned)
-                    yield _Asked(BESIDE, question, student, prompt_ids(loaded, question.text, (*about, note)))
+                    student = prompt_ids(loaded, question.text, about, pinned=pinned, alike=alike)
+                    teacher = prompt_ids(loaded, question.text, (*about, note), alike=alike)
+                    yield _Asked(BESIDE, question, student, teacher)
     for question in questions.unknown(draw, notes, count):
-        ids = prompt_ids(loaded, question.text)
+        ids = prompt_ids(loaded, question.text, alike=alike)
         yield _Asked(UNKNOWN, question, ids, ids)
     for kind, some in ((SCENE, scenes), (CONFLICT, questions.conflicts(draw, notes, max(count // 2, len(notes))))):
         for scene in some:
-            yield _in_scene(loaded, kind, scene, pinned=draw.random() < 0.5)
+            yield _in_scene(loaded, kind, scene, alike, pinned=draw.random() < 0.5)
 
 
-def _in_scene(loaded: Loaded, kind: str, scene: Scene, *, pinned: bool) -> _Asked:
-    ids = prompt_ids(loaded, scene.question.text, scene.notes, pinned=pinned)
+def _in_scene(loaded: Loaded, kind: str, scene: Scene, alike: Alike, *, pinned: bool) -> _Asked:
+    ids = prompt_ids(loaded, scene.question.text, scene.notes, pinned=pinned, alike=alike)
     return _Asked(kind, scene.question, ids, ids)
 
 
@@ -161,16 +152,3 @@ def _holds(questions: Questions, asked: _Asked, said: Said) -> bool:
     if asked.kind in (MEMORY, BESIDE):
         return not questions.refuses(said.text) and questions.agrees(asked.question, said.text)
     return asked.question.right is None or questions.agrees(asked.question, said.text)
-
-
-def _targets(
-    loaded: Loaded, asked: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
-) -> Generator[Stage, None, list[Target]]:
-    found: dict[int, Target] = {}
-    for places, said in predicted(loaded, asked):
-        for place, logits in zip(places, said, strict=True):
-            likely = torch.log_softmax(logits.float(), -1).topk(min(LIKELY, logits.shape[-1]), -1)
-            with torch.inference_mode(False):  # tensors of the inference mode cannot be trained with
-                found[place] = Target(likely.indices.to("cpu").clone(), likely.values.to("cpu").clone())
-        yield Stage(len(found), len(asked), "the teacher's distributions")
-    return [found[place] for place in range(len(asked))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.model.prompts import Note
@@ -62,6 +62,7 @@ class Pools:
     near_values: dict[Sort, tuple[str, ...]]  # words that could stand there, which the model reads
     near_models: dict[Sort, tuple[Statement, ...]]  # of attributes of which nothing is said
     readable: tuple[str, ...]  # strangers of which the model reads statements
+    _folded: dict[str, str] = field(default_factory=dict, compare=False, repr=False)  # what was folded before
 
     def stranger(self, draw: random.Random) -> Statement | None:
         """A statement of what nobody told: of a known subject half of the time, of a stranger else."""
@@ -113,7 +114,7 @@ class Pools:
         if draw.random() < NEAR_SHARE:
             kinds.reverse()
         for values in kinds:
-            if others := [value for value in values.get(sort, ()) if folded(value) != folded(one.value)]:
+            if others := [value for value in values.get(sort, ()) if self._fold(value) != self._fold(one.value)]:
                 return draw.choice(others)
         return one.value
 
@@ -143,6 +144,11 @@ class Pools:
         if one.kind is not Kind.ATTRIBUTE or one.preposition:
             return one
         return replace(one, form=self._model(draw, draw.choice(self._plain())).form)
+
+    def _fold(self, text: str) -> str:
+        if text not in self._folded:
+            self._folded[text] = folded(text)
+        return self._folded[text]
 
     def _plain(self) -> list[Sort]:
         return [sort for sort in self.models if sort[0] is Kind.ATTRIBUTE and not sort[3]]
