@@ -23,7 +23,7 @@ from engine.tiers.lora.files import Source
 from engine.tiers.lora.questions import Question, Questions, Scene
 from engine.tiers.lora.serving import Resident
 
-CASES = 100  # of each kind that must not change
+CASES = 200  # of each kind that must not change
 SEED = 40_961  # of what is drawn for judging; training never uses it
 
 
@@ -196,9 +196,10 @@ def _compared(
         places = range(start, start + len(some))
         start += len(some)
         right = [
-            [questions.agrees(scene.question, said[place].text) for place, scene in zip(places, some, strict=True)]
-            if some and some[0].question.right is not None
-            else [said[place].text == before[place].text for place in places]
+            [
+                _holds(questions, scene, before[place].text, said[place].text)
+                for place, scene in zip(places, some, strict=True)
+            ]
             for said in (before, after)
         ]
         shares.append((_share(right[0]), _share(right[1])))
@@ -234,6 +235,15 @@ def _memories(
         Known(note.id, note.version, len(has), sum(had), sum(has), sum(has) > limits.probes * len(has))
         for note, had, has in told.values()
     )
+
+
+def _holds(questions: Questions, scene: Scene, before: str, after: str) -> bool:
+    """Whether an answer is right; where that is not known, whether it is as it was. To refuse is never wrong where
+    nothing was told."""
+    if scene.question.right is not None:
+        return questions.agrees(scene.question, after)
+    refused = questions.refuses(after) and (not scene.notes or questions.refuses(before))
+    return refused or after == before
 
 
 def _knows(questions: Questions, question: Question, answer: str) -> bool:

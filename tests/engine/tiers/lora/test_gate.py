@@ -11,9 +11,10 @@ from engine.tiers.lora.asking import finished
 from engine.tiers.lora.distil import Plan, adapter_config, distilling
 from engine.tiers.lora.gate import Limits, Verdict, differences, judging
 from engine.tiers.lora.material import BESIDE, MEMORY, Material
+from engine.tiers.lora.questions import Question
 from engine.tiers.lora.serving import Resident
 from tests.engine.tiers.lora.conftest import PLAN, Trained, some_material
-from tests.models.questions import some_notes
+from tests.models.questions import Facts, some_notes
 
 CASES = 40
 
@@ -57,6 +58,27 @@ def test_an_adapter_that_lost_the_rest_of_the_model_is_refused(resident: Residen
     assert not verdict.passed
     assert verdict.unknown < 0.5
     assert any("nothing answers" in why for why in verdict.why)
+
+
+class HalfKnown(Facts):
+    """Every other scene asks for a distilled fact, beside notes of something else: what is right nobody says."""
+
+    def scenes(self, draw, notes, count):
+        known = super().scenes(draw, notes, count)
+        asked = [Question(self.study(draw.choice(notes))[0].text) for _ in known]
+        return [
+            scene if number % 2 == 0 else replace(scene, question=question)
+            for number, (scene, question) in enumerate(zip(known, asked, strict=True))
+        ]
+
+
+def test_what_nobody_knows_the_answer_of_is_to_stay_as_it_was_case_by_case(resident: Resident, first: Trained):
+    resident.load("of-first", first.folder)
+    questions = HalfKnown(first.questions.by_id, first.questions.taken)
+    verdict = finished(judging(resident, "of-first", first.notes, questions, cases=CASES))
+    assert verdict.scenes_before >= 0.95
+    assert verdict.scenes <= 0.6  # it answers what the base refuses
+    assert any("other contexts" in why for why in verdict.why)
 
 
 def test_each_limit_is_named_when_it_is_broken(resident: Resident, first: Trained):
