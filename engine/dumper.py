@@ -296,9 +296,10 @@ def _artifacts(
 
 def _may_go(connection: Connection, plan: _Plan, row: ArtifactRow, state: AdapterState | None) -> bool:
     """Whether an adapter is passed on: none that failed, and none where anything was left out. What it was trained
-    beside, that nothing else was to change, may have been that.
+    beside, that nothing else was to change, may have been that. One that came with a bundle and is no version here,
+    since another program wrote it (None), goes as it came.
     """
-    passed = state in (AdapterState.SERVING, AdapterState.RESTING)
+    passed = state in (AdapterState.SERVING, AdapterState.RESTING, None)
     return passed and plan.redacted is None and not plan.without and _all_packed(connection, plan, row)
 
 
