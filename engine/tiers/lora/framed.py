@@ -21,7 +21,8 @@ from engine.tiers.lora.self_study import REFUSALS, SelfStudy
 MOST_TOLD = 6  # statements of a scene
 BESIDES = 3  # at most, beside one that contradicts a memory
 UNSAID_SHARE = 0.2  # of the questions over a scene: nothing in it answers them
-UPDATED_SHARE = 0.3  # of the scenes: something in it is said twice, and the later one holds
+UPDATED_SHARE = 0.3  # of the scenes: something in it is said twice, and the later one holds …
+ASKED_SHARE = 0.5  # … and is asked about in so many of them: to read what holds is lost before all else
 STUDIED_SHARE = 0.3  # of the scenes, where both sorts are at hand: those of self-study
 
 
@@ -53,11 +54,7 @@ class Framed:
         return (*self.kept.get(note.id, ((), ()))[1], *self.studied.probes(note))
 
     def unknown(self, draw: random.Random, notes: Sequence[Note], count: int) -> Sequence[Question]:
-        found: list[Question] = []
-        for _ in range(count):
-            one = self.pools.stranger(draw)
-            if one:
-                found.append(Question(phrasings.some_study(draw, one)[1]))
+        found = [Question(phrasings.some_study(draw, one)[1]) for one in self.pools.strangers_of(draw, count)]
         missing = count - len(found)
         return [*found, *(self.studied.unknown(draw, notes, missing) if missing else ())]
 
@@ -102,13 +99,14 @@ class Framed:
         if not told:
             return None
         holds = {one.key: one for one in told}
+        later: Statement | None = None
         if len(told) > 2 and draw.random() < UPDATED_SHARE:
             changed = draw.choice(told)
             later = self.pools.against(draw, changed)
             if later:
                 told.insert(draw.randint(told.index(changed) + 1, len(told)), later)
                 holds[later.key] = later
-        asked = draw.choice(list(holds.values()))
+        asked = later if later and draw.random() < ASKED_SHARE else draw.choice(list(holds.values()))
         if draw.random() < UNSAID_SHARE:
             sort = sort_of(draw.choice(told)) if draw.random() < 0.5 else None
             asked = self.pools.other(draw, sort) or asked

@@ -30,7 +30,8 @@ TEACHER_NOTES = 8
 BESIDE_NOTES = 4  # of others, at most, in a context in which a distilled memory is asked for without being there
 LIKELY = 64  # tokens of each position whose probability is kept
 REPLAYED = 48  # rows of each kind that hold the model still, for each memory …
-LEAST_REPLAYED, MOST_REPLAYED = 1_024, 4_096  # … within these: few that are seen often are learned by heart instead
+LEAST_REPLAYED, MOST_REPLAYED = 1_536, 4_096  # … within these: few that are seen often are learned by heart instead
+SCENES = 1.5  # times as many of those with a context, for most of the rows of a step are such
 MEMORY, BESIDE, UNKNOWN, SCENE, CONFLICT = "memory", "beside", "unknown", "scene", "conflict"
 KINDS = (MEMORY, BESIDE, UNKNOWN, SCENE, CONFLICT)
 
@@ -119,7 +120,7 @@ def _asked(
 ) -> Generator[_Asked, None, None]:
     alike = Alike()
     count = replayed or min(MOST_REPLAYED, max(LEAST_REPLAYED, REPLAYED * len(notes)))
-    scenes = list(questions.scenes(draw, notes, count))
+    scenes = list(questions.scenes(draw, notes, replayed or round(SCENES * count)))
     beside = [scene.notes for scene in scenes if scene.notes] or [tuple(others)]
     for start in range(0, len(notes), TEACHER_NOTES):
         told = notes[start : start + TEACHER_NOTES]

@@ -35,6 +35,7 @@ STRANGERS = (
 NEAR_SUBJECTS, NEAR_ATTRIBUTES, NEAR_VALUES = 64, 6, 24
 FEW_STRANGERS = 8  # fewer than this many near words: those of `STRANGERS` too
 NEAR_SHARE = 0.2  # of what is drawn: with attributes or values that nothing says
+KNOWN_SHARE, STRANGER_SHARE = 0.45, 0.35  # of what nobody told, evenly over all that could be asked; the rest by chance
 TRIES = 40
 LEAST_SURENESS = 0.95  # of the model that reads a word: what it reads by luck holds nothing still
 Sort = tuple[str, ...]
@@ -63,6 +64,29 @@ class Pools:
     near_models: dict[Sort, tuple[Statement, ...]]  # of attributes of which nothing is said
     readable: tuple[str, ...]  # strangers of which the model reads statements
     _folded: dict[str, str] = field(default_factory=dict, compare=False, repr=False)  # what was folded before
+
+    def strangers_of(self, draw: random.Random, count: int) -> list[Statement]:
+        """Statements of what nobody told. What could be said of known subjects, where an adapter goes wrong most, all
+        comes before any of it comes twice; so it is with strangers."""
+        found = [
+            *self._unsaid(draw, self.subjects, round(KNOWN_SHARE * count)),
+            *self._unsaid(draw, self.strangers, round(STRANGER_SHARE * count)),
+        ]
+        found += [one for _ in range(count - len(found)) if (one := self.stranger(draw))]
+        draw.shuffle(found)
+        return found
+
+    def _unsaid(self, draw: random.Random, subjects: Sequence[str], count: int) -> list[Statement]:
+        found: list[Statement] = []
+        sorts, every = list(self.models), len(subjects) * len(self.models)
+        for _ in range(TRIES if every else 0):
+            for place in draw.sample(range(every), min(every, count)):
+                one = draw.choice(self.models[sorts[place % len(sorts)]]).of(subject=subjects[place // len(sorts)])
+                if one.key not in self.taken and len(found) < count:
+                    found.append(one)
+            if len(found) == count:
+                break
+        return found
 
     def stranger(self, draw: random.Random) -> Statement | None:
         """A statement of what nobody told: of a known subject half of the time, of a stranger else."""
