@@ -114,9 +114,9 @@ class Scheduling:
     # --- by itself -------------------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Once a minute: a run, where anything was used or changed, or an hour has passed."""
+        """Once a minute: a run, where anything was used or changed or was not looked at yet, or an hour has passed."""
         now, revision = self._parts.clock.now(), self._parts.vault.revision
-        idle = not self._used and revision == self._seen_revision
+        idle = not self._used and revision == self._seen_revision and not self._consolidating.behind
         if idle and self._last_run is not None and now - self._last_run < LOOKED_AGAIN:
             if Part.ARCHIVE in self.parts_on:
                 upkeep.decay(self._parts)  # takes only time to come about, and is cheap to look for

@@ -216,6 +216,19 @@ def claims_since(connection: Connection, cube: str, revision: int, seen: Seen = 
     return [record_of(row, connection.sealer) for row in rows]
 
 
+def claims_after(
+    connection: Connection, cube: str, after: tuple[int, int], limit: int, seen: Seen = None
+) -> list[tuple[str, int, int]]:
+    """(id, revision, label) of what `claims_since` is about, behind (revision, label), in that order. Reads no more."""
+    where, which = _among(seen)
+    rows = connection.execute(
+        "SELECT id, revision, label FROM memories WHERE cube = ? AND (revision > ? OR (revision = ? AND label > ?))"
+        f" AND state IN (?, ?) AND kind NOT IN ('message', 'document'){where} ORDER BY revision, label LIMIT ?",
+        [cube, after[0], *after, *LIVE_STATES, *which, limit],
+    ).fetchall()
+    return [(row[0], int(row[1]), int(row[2])) for row in rows]
+
+
 def newest_claims(connection: Connection, cube: str, limit: int, seen: Seen = None) -> list[Record]:
     """The newest live memories of a cube that say something of their own: no turns, documents or pieces of texts."""
     where, which = _among(seen)

@@ -11,6 +11,7 @@ from engine.cube_operations import Govern, SetCube
 from engine.errors import Conflict, NotAllowed, NotFound
 from engine.memos import MemOS
 from engine.operations import Caller, Principal
+from engine.scheduling import consolidating
 from engine.settings import Settings
 from engine.tier_operations import Scheduled
 from tests.conftest import HandClock
@@ -116,6 +117,34 @@ def test_copies_are_fused_and_taken_apart_for_good(memos: MemOS) -> None:
     assert set(states(memos, one, other)) <= {"generated", "activated"}
     assert memos.run_scheduler(ME) == ()
     assert set(states(memos, one, other)) <= {"generated", "activated"}
+
+
+def test_what_came_all_at_once_is_looked_at_little_by_little_and_nothing_is_passed_over(
+    memos: MemOS, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consolidating, "LOOKED_AT", 4)
+    like = say(memos, "Shelf 0 holds the books of author number 0.")
+    row = next(iter(memos.export_memories(ME)))
+    contents = [
+        *(f"Shelf {number} holds the books of author number {number}." for number in range(1, 10)),
+        TEA,
+        TEA[:-1],
+    ]
+    ids = [f"{like}{number:02}" for number in range(len(contents))]
+    memos.import_memories([{**row, "id": id, "content": text} for id, text in zip(ids, contents, strict=True)], ME)
+    changed = memos._parts.vault.rows("SELECT count(DISTINCT revision) FROM memories WHERE id <> ?", [like])
+    assert changed == [(1,)]
+    for _ in range(2):
+        memos.sweep()
+        clock.pass_by(minutes=1)  # nothing is used or changed meanwhile
+        assert states(memos, *ids[-2:]) == ["generated"] * 2  # not their turn yet
+    memos.sweep()
+    assert "merged" in states(memos, *ids[-2:])
+    memos.sweep()
+    last = memos.scheduler(ME).last_run
+    clock.pass_by(minutes=1)
+    memos.sweep()
+    assert memos.scheduler(ME).last_run == last  # it has caught up
 
 
 def test_what_disagrees_or_is_pinned_is_never_fused_but_proposed(memos: MemOS) -> None:
