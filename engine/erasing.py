@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cubes import Action, Memory, Relation, State
 from engine import receipts
@@ -27,10 +28,12 @@ from engine.vault.adapters import KIND as ADAPTER
 from engine.vault.adapters import adapters_of
 from engine.vault.artifacts import CONVERSATION, ArtifactRow, outdated_artifacts
 from engine.vault.rows import Record
-from engine.vault.work import REBUILD, ask_for
+from engine.vault.work import REBUILD, RETRAIN, all_work, ask_for, put_work
 
 Unlearned = Callable[[Mapping[str, Sequence[Memory]]], None]  # is told what adapters knew of it, by their ids
 ERASED = "[erased]"
+WITHHELD = "(withheld: the reason repeated what was erased)"
+ABOUT = "(withheld: it was about what was erased)"
 TELLING_STEMS = 2  # a reason that shares so many words with what is erased tells some of it
 REPEATED_WORDS = 4  # a reason of so many words that stand in the memory in that order repeats it
 KV = "kv"  # as `engine.tiers.kv` calls its artifacts
@@ -164,6 +167,7 @@ class Erasure:
         self._blank(revision)
         removed = transaction.erase(list(self.gone.values()), revision)
         removed["operations"] = self._forget_answers()
+        self._forget_words(cubes, texts)
         for record in self.freed.values():
             transaction.move(record, state_after(record.memory, Step.RESTORE), "unfuse", revision)
         derived = list(outdated_artifacts(transaction).values())
@@ -239,6 +243,22 @@ class Erasure:
         )
         return int(rows[0][0])
 
+    def _forget_words(self, cubes: Sequence[str], texts: Sequence[str]) -> None:
+        """Take what was said of work out of its record, where it is about what goes or repeats it."""
+        for row in all_work(self.transaction.connection):
+            named = row.what not in (RETRAIN, REBUILD) and not self.gone.keys().isdisjoint(_named_by(row.header))
+            if not named and row.cube not in cubes:
+                continue
+            said = {name: row.header[name] for name in ("reason", "told") if row.header.get(name)}
+            words = {name: ABOUT if named else _without(str(text), texts) for name, text in said.items()}
+            if words != said:
+                put_work(self.transaction, replace(row, header={**row.header, **words}))
+
+
+def _named_by(header: Mapping[str, Any]) -> set[str]:
+    """The memories that a record of work names."""
+    return {*header.get("ids", ()), *header.get("turns", ()), *(id for id, _ in header.get("sources", ()))}
+
 
 def _blanked(memory: Memory, kept: Mapping[int | None, str]) -> Memory:
     """The whole as the pieces that stay say it, by their number, and without what was read out of the others.
@@ -275,6 +295,14 @@ def lasting(reason: str | None, memories: Iterable[Memory]) -> str | None:
     return reason
 
 
+def lasting_in(parts: Parts, cube: str, reason: str | None) -> str | None:
+    """As `lasting`, of what names no memories: with all that a cube holds now."""
+    if reason is None:
+        return None
+    with parts.vault.reading() as connection:
+        return lasting(reason, (record.memory for record in queries.live(connection, cube)))
+
+
 def _without(reason: str | None, texts: Iterable[str]) -> str | None:
     """The reason, unless it repeats what is erased: the audit log is for good."""
     if reason is None:
@@ -283,7 +311,7 @@ def _without(reason: str | None, texts: Iterable[str]) -> str | None:
     for text in texts:
         form = normal_form(text).lower()
         if form and (form in said or said in form or len(told.intersection(stems(text))) >= TELLING_STEMS):
-            return "(withheld: the reason repeated what was erased)"
+            return WITHHELD
     return reason
 
 

@@ -23,6 +23,7 @@ from engine.distilling.choosing import chosen, remaining
 from engine.distilling.effort import Effort
 from engine.distilling.working import Kind, Task, Working
 from engine.embeddings import SYSTEM
+from engine.erasing import lasting
 from engine.errors import Busy, Conflict, Invalid, MemosError
 from engine.governance.access import require
 from engine.operations import MAX_REASON_CHARS, Caller, Principal, Progress, silent
@@ -129,10 +130,11 @@ class Distilling:
             Busy: another training is under way. Cancelled: nothing was kept.
         """
         _check(request)
-        chosen(self._parts, request.cube, request.ids, caller)  # what cannot be is refused before anything is noted
+        memories = chosen(self._parts, request.cube, request.ids, caller)  # what cannot be is refused at once
         header = {
             "ids": list(request.ids),
-            **{name: getattr(request, name) for name in ("rank", "steps", "seed", "activate", "reason")},
+            **{name: getattr(request, name) for name in ("rank", "steps", "seed", "activate")},
+            "reason": lasting(request.reason, memories),
             "effort": asdict(self.effort),
             "principal": _principal_json(caller),
         }

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cubes import Action
+from cubes import Action, Memory
 from engine.answering.answering import Answering
 from engine.distilling.effort import Effort
 from engine.distilling.opening import Model, notes_of, opened, version_of
 from engine.distilling.working import Kind, Task
 from engine.embeddings import SYSTEM
+from engine.erasing import lasting
 from engine.errors import Conflict, Invalid
 from engine.governance.access import require
 from engine.operations import MAX_REASON_CHARS, Caller, Progress, silent
@@ -27,6 +28,7 @@ from engine.reader.checks import check_text
 from engine.tier_operations import FuseAdapters, FusedAdapter
 from engine.tiers.lora.headers import source_pairs
 from engine.tiers.lora.taking_over import FUSE
+from engine.vault import queries
 from engine.vault.adapters import AdapterRow
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def fuse_adapters(
     header = {
         "parts": [[row.cube, row.version] for row in rows],
         "activate": request.activate,
-        "reason": request.reason,
+        "reason": lasting(request.reason, _sources(parts, rows)),
     }
     with distilling.training():
         return distilling.working.now(
@@ -116,6 +118,12 @@ def _rows(parts: Parts, model: Model, request: FuseAdapters, caller: Caller) -> 
     if len(memories) > MOST_MEMORIES:
         raise Invalid(f"together they are made from {len(memories)} memories: at most {MOST_MEMORIES} fit into one")
     return list(rows.values())
+
+
+def _sources(parts: Parts, rows: Sequence[AdapterRow]) -> list[Memory]:
+    with parts.vault.reading() as connection:
+        records = queries.records(connection, [id for row in rows for id, _ in source_pairs(row)])
+    return [record.memory for record in records.values()]
 
 
 def _fused(

@@ -25,7 +25,7 @@ from engine.operations import Caller, Progress, silent
 from engine.parts import Parts
 from engine.tier_operations import WorkState, WorkView
 from engine.vault import Transaction
-from engine.vault.work import MOST_ATTEMPTS, WorkRow, all_work, ask_for, put_work, take_up
+from engine.vault.work import MOST_ATTEMPTS, WorkRow, all_work, ask_for, put_work, take_up, work_of
 
 LOOK_AGAIN_S = 30.0  # what could not be done now is tried again after this
 CANCEL_S = 30.0  # who cancels waits for so long until it has ended
@@ -76,13 +76,18 @@ class Task:
 
     def settle(self, transaction: Transaction, told: str) -> None:
         """Note that it is done, in the transaction that does it."""
-        header = {**self.row.header, "told": told}
+        header = {**self._header(transaction), "told": told}
         put_work(transaction, replace(self.row, state=WorkState.DONE, header=header, ended_at=transaction.now))
 
     def note(self, transaction: Transaction, **header: Any) -> None:
         """Note something for the next attempt, if this one is cut off."""
-        self.row = replace(self.row, header={**self.row.header, **header})
+        self.row = replace(self.row, header={**self._header(transaction), **header})
         put_work(transaction, self.row)
+
+    def _header(self, transaction: Transaction) -> Mapping[str, Any]:
+        """What is said of it now: an erasure may have taken words out of it."""
+        found = work_of(transaction.connection, self.row.id)
+        return self.row.header if found is None else found.header
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from cubes import Action, Memory
 from engine.answering.answering import Answering
 from engine.distilling.comparing import judge_adapter
 from engine.distilling.opening import version_of
+from engine.erasing import lasting_in
 from engine.governance.access import require
 from engine.operations import Caller, InTier, Progress
 from engine.parts import Parts, readable_cubes, visible
@@ -89,7 +90,7 @@ class Adapters:
             Conflict: it did not pass the gate here.
             Unavailable: it is to be judged, and there is no model to do it.
         """
-        store = self._answering.adapters
+        store, reason = self._answering.adapters, lasting_in(self._parts, cube, reason)
         if version is None:
             self._may(cube, caller, Action.WRITE)
             store.activate(cube, None, caller, reason)
@@ -108,7 +109,7 @@ class Adapters:
                 return 0
         else:
             version = self.row(cube, version, caller, Action.WRITE).version
-        return self._answering.adapters.drop(cube, version, caller, reason)
+        return self._answering.adapters.drop(cube, version, caller, lasting_in(self._parts, cube, reason))
 
     def serving_or_kept(self, cube: str) -> list[AdapterRow]:
         """The versions of a cube that are there."""

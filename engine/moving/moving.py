@@ -19,6 +19,7 @@ from cubes import Action, Memory
 from engine.answering.answering import Answering
 from engine.distilling.choosing import unfit
 from engine.distilling.distilling import Distilling
+from engine.erasing import lasting_in
 from engine.errors import Cancelled, Invalid, MemosError
 from engine.governance.access import require
 from engine.lifecycle.states import LIVE, is_expired
@@ -252,7 +253,7 @@ class Moving:
             )
         elif refusal is not None:
             outcome.remarks.append(f"an adapter of the other {len(rest)} memories cannot be trained: {refusal}")
-        self._answering.adapters.activate(cube, None, caller, request.reason)
+        self._answering.adapters.activate(cube, None, caller, lasting_in(self._parts, cube, request.reason))
         outcome.artifacts += 1
         outcome.remarks.append(
             f"no adapter serves {cube!r} now; memos-mcp tier activate {cube} {serving.version} undoes that"

@@ -8,7 +8,7 @@ An adapter that served and goes with one of its memories is asked for anew from 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -49,9 +49,13 @@ class WorkRow:
 
 def all_work(connection: Connection, states: tuple[WorkState, ...] = tuple(WorkState)) -> list[WorkRow]:
     """Work in these states, in the order in which it was asked for."""
-    rows = connection.execute(
-        f"{_SELECT} WHERE state IN (SELECT unnest(?::VARCHAR[])) ORDER BY asked_at, id", [[*states]]
-    ).fetchall()
+    return _rows(connection, "state IN (SELECT unnest(?::VARCHAR[]))", [[*states]])
+
+
+def _rows(
+    connection: Connection, where: str, values: Sequence[Any], tail: str = "ORDER BY asked_at, id"
+) -> list[WorkRow]:
+    rows = connection.execute(f"{_SELECT} WHERE {where} {tail}", list(values)).fetchall()
     return [
         WorkRow(
             *(row[0], row[1], row[2], WorkState(row[3])),
@@ -61,6 +65,12 @@ def all_work(connection: Connection, states: tuple[WorkState, ...] = tuple(WorkS
         )
         for row in rows
     ]
+
+
+def work_of(connection: Connection, id: str, states: tuple[WorkState, ...] = tuple(WorkState)) -> WorkRow | None:
+    """One piece of work, if it is in one of these states."""
+    found = _rows(connection, "id = ? AND state IN (SELECT unnest(?::VARCHAR[]))", [id, [*states]])
+    return found[0] if found else None
 
 
 def put_work(transaction: Transaction, row: WorkRow) -> None:
