@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,9 @@ INERT = (  # of no effect here; how weights began is not asked, as they are in t
     "init_lora_weights",
 )
 MAX_CARD_BYTES = 64_000_000
+MOST_RANK = 256  # memory is taken by rank before weights are compared; what is made here has 8, fused ones their sum
+MOST_ALPHA = 1_000_000
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")  # PEFT takes what a pattern is for as a regular expression
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +187,25 @@ def _config_of(told: Mapping[str, Any], called: str) -> LoraConfig:
         isinstance(targets, list | set | tuple) and all(isinstance(one, str) for one in targets)
     ):
         raise Invalid(f"the adapter {called} does not list the modules that it changes: only such ones are served")
+    _refuse_odd_ranks(told, called)
     try:
         return LoraConfig(**{name: value for name, value in told.items() if name in SERVED})
     except (TypeError, ValueError) as error:
         raise Corrupt(f"the adapter {called} cannot be read ({error}): make it anew") from error
+
+
+def _refuse_odd_ranks(told: Mapping[str, Any], called: str) -> None:
+    """Refuse what PEFT would take memory or time for without asking."""
+    ranks, scalings = (told.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
+    patterns = (ranks, scalings)
+    if not all(isinstance(one, dict) and all(PLAIN_NAME.fullmatch(name) for name in one) for one in patterns):
+        raise Invalid(f"the adapter {called} has ranks for more than plain names of modules: only such ones are served")
+    asked = (told.get("r", LoraConfig().r), *ranks.values())
+    if not all(type(rank) is int and 1 <= rank <= MOST_RANK for rank in asked):
+        raise Invalid(f"the adapter {called} asks for a rank that is none from 1 to {MOST_RANK}: make a smaller one")
+    alphas = (told.get("lora_alpha", 1), *scalings.values())
+    if not all(type(alpha) in (int, float) and abs(alpha) <= MOST_ALPHA for alpha in alphas):
+        raise Invalid(f"the adapter {called} has a scaling that is none up to {MOST_ALPHA}: make it anew")
 
 
 def _refuse_other_model(card: Card, called: str, model: str) -> None:

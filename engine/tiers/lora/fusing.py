@@ -21,7 +21,7 @@ from engine.model.prompts import Note
 from engine.tiers.lora.asking import Stage, share_of
 from engine.tiers.lora.distil import Distilled, Plan, distilling
 from engine.tiers.lora.factors import scaling_of, svd_sum
-from engine.tiers.lora.files import Card, Source, digest_of
+from engine.tiers.lora.files import MOST_RANK, Card, Source, digest_of
 from engine.tiers.lora.gate import Limits, Verdict, asking_base, judging
 from engine.tiers.lora.material import Material, gathering
 from engine.tiers.lora.questions import Questions
@@ -91,7 +91,9 @@ def fusing(
         raise Invalid(
             f"fusing takes at least two adapters and ways among {', '.join((*COMBINATIONS, HEALED, RETRAINED))}"
         )
-    rank = rank or sum(resident.config(part).r for part in parts)
+    whole_rank = sum(resident.config(part).r for part in parts)
+    rank = min(rank or whole_rank, MOST_RANK)
+    hows = [how for how in hows if how != CAT or whole_rank <= MOST_RANK] or [SVD]  # more is served nowhere
     tried: list[Tried] = []
     material: Material | None = None
     best: tuple[str, Tried] | None = None

@@ -28,6 +28,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from engine.errors import Busy, Conflict, Corrupt, Invalid, NotFound, TooLarge
 from engine.model.fingerprint import with_adapters
 from engine.tiers.lora.files import Card, read_adapter
+from engine.tiers.lora.fitting import needed_bytes
 
 if TYPE_CHECKING:
     from engine.model.loading import Loaded
@@ -82,13 +83,13 @@ class Resident:
         return self.take(name, *read_adapter(folder, self.base.info.fingerprint))
 
     def take(self, name: str, config: Any, tensors: Mapping[str, torch.Tensor], card: Card) -> Adapter:
-        """As `load`, of what was read already."""
+        """As `load`, of what was read already; nothing is made of weights that do not fit, however few they are."""
         known = self._adapters.get(name)
         if known is not None:
             if known.digest != card.digest:
                 raise Conflict(f"the adapter {name} is resident with other weights: drop it first")
             return self._touched(known)
-        self._make_room(name, sum(tensor.nbytes for tensor in tensors.values()))
+        self._make_room(name, needed_bytes(self.base.model, config, tensors, name))
         return self.add(name, config, tensors, card)
 
     def add(

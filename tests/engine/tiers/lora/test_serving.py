@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.errors import Busy, Conflict, Invalid, NotFound, TooLarge
+from engine.errors import Busy, Conflict, Corrupt, Invalid, NotFound, TooLarge
 from engine.model.generation import generate
 from engine.model.runner import Runner
 from engine.model_operations import Sampling
 from engine.tiers.kv.tensors import WorkingCache
 from engine.tiers.lora.asking import answers, asking, finished, prompt_ids
 from engine.tiers.lora.distil import Plan, adapter_config
-from engine.tiers.lora.files import write_adapter
+from engine.tiers.lora.files import read_adapter, write_adapter
+from engine.tiers.lora.fitting import needed_bytes
 from engine.tiers.lora.serving import BASE, Resident
 from tests.engine.tiers.lora.conftest import Trained
 
@@ -248,3 +250,36 @@ def test_eight_adapters_in_one_batch_say_what_each_says_alone(resident: Resident
     together = finished(asking(resident.mixing(), prompts, adapters=names))
     assert [one.text for one in together] == alone
     assert sum(said != "unknown" for said in alone) >= 7
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"r": 256}, {"rank_pattern": {"q_proj": 256}}, {"target_modules": {"q_proj"}}, {"target_modules": {"x"}}],
+)
+def test_weights_of_another_rank_than_they_ask_for_make_nothing_in_the_model(
+    loaded, first: Trained, changed: dict[str, object]
+):
+    config, tensors, card = read_adapter(first.folder, loaded.info.fingerprint)
+    for name, value in changed.items():
+        setattr(config, name, value)
+    resident = Resident(loaded, 1 << 30)
+    seen = sys.getprofile()
+    called: list[str] = []
+    sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        with pytest.raises(Corrupt, match="does not fit"):
+            resident.take("odd", config, tensors, card)
+    finally:
+        sys.setprofile(seen)
+    assert "get_peft_model" not in called
+    assert resident.adapters == ()
+
+
+def test_room_is_asked_for_by_what_is_made_and_not_by_what_the_file_holds(loaded, first: Trained):
+    config, tensors, card = read_adapter(first.folder, loaded.info.fingerprint)
+    short = {name: tensor[:, :1] if ".lora_A" in name else tensor[:1] for name, tensor in tensors.items()}
+    held = sum(tensor.nbytes for tensor in short.values())
+    with pytest.raises(TooLarge, match="budget"):
+        Resident(loaded, held * 2).take("odd", config, short, card)
+    needed = needed_bytes(loaded.model, config, tensors, "whole")
+    assert needed == sum(tensor.nbytes for tensor in tensors.values()) == first.distilled.bytes

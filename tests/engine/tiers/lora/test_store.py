@@ -228,6 +228,11 @@ def test_how_the_weights_of_a_foreign_adapter_began_never_touches_the_base(kept:
         ({"layer_replication": [[0, 1]]}, "only plain LoRA"),
         ({"target_modules": "(a+)+b"}, "does not list"),
         ({"rank_pattern": {"q_proj": 4}}, "does not fit"),
+        ({"rank_pattern": {"q_proj": 300_000}}, "from 1 to 256"),
+        ({"rank_pattern": {"(.*)*(.*)*x": 8}}, "plain names"),
+        ({"r": 300_000}, "from 1 to 256"),
+        ({"r": -3}, "from 1 to 256"),
+        ({"alpha_pattern": {"q_proj": 10**400}}, "scaling"),
     ],
 )
 def test_a_foreign_adapter_that_is_more_than_plain_lora_is_refused(kept: Kept, changed: dict, why: str):
