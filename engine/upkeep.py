@@ -22,6 +22,7 @@ from engine.vault.backup import AUTOMATIC, backup_path
 from engine.vault.rows import known_time, stored_time
 from engine.vault.sealed_columns import unopened
 from engine.vault.staging import SHOWN
+from engine.vault.work import forget_ended, has_old
 
 DECAYED_TOGETHER = 256  # memories, or long texts with their pieces, in one transaction
 OPERATIONS_KEPT = timedelta(days=7)  # how long an answer is kept for a client that sends its request again
@@ -106,19 +107,22 @@ def _unused(transaction: Transaction, cube: MemCube) -> list[list[str]]:
 
 
 def drop_old_records(parts: Parts) -> None:
-    """Forget answers to requests that nobody sends again, and previews whose time has passed."""
+    """Forget answers that nobody asks for again, previews whose time has passed, and what became of old work."""
     now = parts.clock.now()
 
     def job(transaction: Transaction) -> None:
         transaction.execute("DELETE FROM operations WHERE recorded_at < ?", [stored_time(now - OPERATIONS_KEPT)])
         transaction.execute("DELETE FROM confirmations WHERE expires_at < ?", [stored_time(now)])
+        forget_ended(transaction)
 
     due = parts.vault.rows(
         "SELECT (SELECT count(*) FROM operations WHERE recorded_at < ?)"
         " + (SELECT count(*) FROM confirmations WHERE expires_at < ?)",
         [stored_time(now - OPERATIONS_KEPT), stored_time(now)],
     )
-    if due[0][0]:
+    with parts.vault.reading() as connection:
+        old = has_old(connection, now)
+    if due[0][0] or old:
         parts.vault.write(job, SYSTEM)
 
 

@@ -29,11 +29,11 @@ from engine.governance.access import require
 from engine.operations import MAX_REASON_CHARS, Caller, Principal, Progress, silent
 from engine.parts import Parts, readable_cubes
 from engine.reader.checks import check_text
-from engine.tier_operations import AdapterState, AdapterView, Distil, WorkState, WorkView
+from engine.tier_operations import AdapterState, AdapterView, Distil, WorkView
 from engine.vault import Change, Transaction
 from engine.vault.adapters import AdapterRow, adapters_of
 from engine.vault.checkpoints import Checkpoint, checkpoint_of, sweep_checkpoints
-from engine.vault.work import RETRAIN, all_work
+from engine.vault.work import RETRAIN, open_ids, open_work
 
 if TYPE_CHECKING:
     from engine.answering.local import LocalModel
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 DISTIL = "distil"
 MAX_RANK, MAX_STEPS, MAX_SEED = 256, 20_000, 1 << 62
-MOST_WAITING = 200  # pieces of work
+MOST_WAITING = 200  # trainings
 MOST_BEGINNINGS = 4  # of one run in the background whose memories change meanwhile
 
 
@@ -156,13 +156,13 @@ class Distilling:
         """The id of work that waits; what is asked again before it is done is not done twice."""
 
         def job(transaction: Transaction) -> str:
-            waiting = all_work(transaction.connection, (WorkState.WAITING, WorkState.RUNNING))
-            mine = [row for row in waiting if (row.what, row.cube) == (DISTIL, cube)]
+            mine = open_work(transaction.connection, DISTIL, cube)
             same = [row for row in mine if all(row.header.get(name) == value for name, value in header.items())]
             if same:
                 return same[0].id
-            if len(waiting) >= MOST_WAITING:
-                raise Busy(f"{len(waiting)} pieces of work wait already: cancel some, or ask again when they are done")
+            waiting = len(open_ids(transaction.connection, DISTIL))
+            if waiting >= MOST_WAITING:
+                raise Busy(f"{waiting} trainings wait already: cancel some, or ask again when they are done")
             return self.working.ask(transaction, DISTIL, cube, header).id
 
         return self._parts.vault.write(job, caller)

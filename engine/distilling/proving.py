@@ -23,7 +23,7 @@ from engine.parts import Parts
 from engine.tier_operations import AdapterState
 from engine.vault import Transaction
 from engine.vault.adapters import AdapterRow, adapters_of
-from engine.vault.work import all_work, put_work
+from engine.vault.work import put_work, work_of
 
 HELD_FOR = timedelta(hours=1)
 NOBODY = "nobody asked about what was erased: its text is held for an hour, and no longer than the process lives"
@@ -123,8 +123,8 @@ class Proving:
         """Say so in the work, which was settled when its adapter was kept."""
 
         def job(transaction: Transaction) -> None:
-            for row in all_work(transaction.connection):
-                if row.id == task.row.id:
-                    put_work(transaction, replace(row, header={**row.header, "told": told}))
+            row = work_of(transaction.connection, task.row.id)
+            if row is not None:
+                put_work(transaction, replace(row, header={**row.header, "told": told}))
 
         self._parts.vault.write(job, SYSTEM)

@@ -20,15 +20,27 @@ from typing import Any, TypeVar
 from cubes import Action
 from engine.embeddings import SYSTEM
 from engine.errors import Busy, Cancelled, Conflict, MemosError, NotFound, Unavailable
-from engine.governance.access import allowed, granted
+from engine.governance.access import EVERY_CUBE, allowed, granted
 from engine.operations import Caller, Progress, silent
 from engine.parts import Parts
 from engine.tier_operations import WorkState, WorkView
 from engine.vault import Transaction
-from engine.vault.work import MOST_ATTEMPTS, WorkRow, all_work, ask_for, put_work, take_up, work_of
+from engine.vault.work import (
+    MOST_ATTEMPTS,
+    WorkRow,
+    all_work,
+    ask_for,
+    next_work,
+    open_ids,
+    put_work,
+    some_work,
+    take_up,
+    work_of,
+)
 
 LOOK_AGAIN_S = 30.0  # what could not be done now is tried again after this
 CANCEL_S = 30.0  # who cancels waits for so long until it has ended
+MOST_TOLD = 5  # pieces of work in a state, one by one in the status
 SHOWN_FOR = timedelta(days=1)  # what failed is in the status
 OPEN = (WorkState.WAITING, WorkState.RUNNING)
 T = TypeVar("T")
@@ -135,7 +147,8 @@ class Working:
         with self._lock:
             running = dict(self._running)
         if running and transaction.cubes_changed:
-            there = {row.id for row in self._rows(OPEN)}
+            with self._parts.vault.reading() as connection:
+                there = open_ids(connection)
             for id in running.keys() - there:
                 running[id].stop(running[id].cancelled)
 
@@ -202,7 +215,8 @@ class Working:
 
     def views(self, caller: Caller) -> tuple[WorkView, ...]:
         """The work of cubes that the caller may change, the oldest first."""
-        return tuple(self._view(row) for row in self._rows() if self._may(row, caller))
+        mine = self._mine_of(caller)
+        return tuple(self._view(row) for row in self._rows() if mine is None or row.cube in mine)
 
     def view(self, id: str) -> WorkView:
         """Raises `NotFound`."""
@@ -226,7 +240,7 @@ class Working:
             return self.view(id)
 
         def job(transaction: Transaction) -> None:
-            found = next((one for one in all_work(transaction.connection, OPEN) if one.id == id), None)
+            found = work_of(transaction.connection, id, OPEN)
             if found is None:
                 raise Conflict(f"{id} is over: there is nothing to cancel")
             put_work(transaction, replace(found, state=WorkState.CANCELLED, ended_at=transaction.now))
@@ -236,24 +250,29 @@ class Working:
 
     def told(self, caller: Caller) -> tuple[str, ...]:
         """What is under way, what waits and why, and what failed of late, in words."""
-        since = self._parts.clock.now() - SHOWN_FOR
-        found = []
-        for row in self._rows((WorkState.WAITING, WorkState.RUNNING, WorkState.FAILED)):
-            if not self._may(row, caller):
-                continue
-            name = f"{row.what} of cube {row.cube!r} ({row.id})"
-            with self._lock:
-                task = self._running.get(row.id)
-            again = "; it was cut off when the process ended, and goes on" if _attempts_before(row, task) else ""
-            if row.state is WorkState.FAILED:
-                if row.ended_at is not None and row.ended_at >= since:
-                    found.append(f"{name} failed: {row.header.get('told', '')}")
-            elif task is not None:
-                how_far = f"{task.done / task.total:.0%}, " if task.total else ""
-                found.append(f"{name} is under way: {how_far}{task.message or 'it begins'}{again}")
-            else:
-                found.append(f"{name} waits: {self._waits(row) or 'for its turn'}{again}")
-        return tuple(found)
+        since, mine = self._parts.clock.now() - SHOWN_FOR, self._mine_of(caller)
+        said: list[str] = []
+        for state, more in ((WorkState.RUNNING, "under way"), (WorkState.WAITING, "waiting"), (WorkState.FAILED, "")):
+            ended = since if state is WorkState.FAILED else None
+            with self._parts.vault.reading() as connection:
+                rows, count = some_work(connection, state, mine, ended, MOST_TOLD)
+            said += [self._said(row) for row in rows]
+            if count > len(rows):
+                said.append(f"and {count - len(rows)} more {more or 'that failed'}: memos-mcp tier work lists them")
+        return tuple(said)
+
+    def _said(self, row: WorkRow) -> str:
+        """How a piece of work stands, in words."""
+        name = f"{row.what} of cube {row.cube!r} ({row.id})"
+        with self._lock:
+            task = self._running.get(row.id)
+        again = "; it was cut off when the process ended, and goes on" if _attempts_before(row, task) else ""
+        if row.state is WorkState.FAILED:
+            return f"{name} failed: {row.header.get('told', '')}"
+        if task is not None:
+            how_far = f"{task.done / task.total:.0%}, " if task.total else ""
+            return f"{name} is under way: {how_far}{task.message or 'it begins'}{again}"
+        return f"{name} waits: {self._waits(row) or 'for its turn'}{again}"
 
     # --- in the background ---------------------------------------------------------------------------------------
 
@@ -271,14 +290,10 @@ class Working:
     def _one(self) -> bool:
         """Do the next piece of work that can be done; False: there is none."""
         now = time.monotonic()
-        row = next(
-            (
-                row
-                for row in self._rows((WorkState.WAITING,))
-                if row.what in self.kinds and self._put_off.get(row.id, 0.0) <= now and self._waits(row) is None
-            ),
-            None,
-        )
+        self._put_off = {id: until for id, until in self._put_off.items() if until > now}
+        ready = [what for what, kind in self.kinds.items() if kind.waits() is None]
+        with self._parts.vault.reading() as connection:
+            row = next_work(connection, ready, self._put_off)
         task = None if row is None else self._begun(row)
         if row is None or task is None:
             return False
@@ -298,8 +313,8 @@ class Working:
         """Take work up; None: it is no more to be done."""
 
         def job(transaction: Transaction) -> WorkRow | None:
-            found = next((one for one in all_work(transaction.connection, OPEN) if one.id == row.id), None)
-            if found is None or found.state is not WorkState.WAITING:
+            found = work_of(transaction.connection, row.id, (WorkState.WAITING,))
+            if found is None:
                 return None
             begun = replace(
                 found, state=WorkState.RUNNING, attempts=found.attempts + 1, began_at=transaction.now, ended_at=None
@@ -347,7 +362,7 @@ class Working:
         """Change what is noted of work that is being done; what was settled, or went with its cube, stays so."""
 
         def job(transaction: Transaction) -> None:
-            found = next((one for one in all_work(transaction.connection, OPEN) if one.id == task.row.id), None)
+            found = work_of(transaction.connection, task.row.id, OPEN)
             if found is not None:
                 put_work(transaction, change(found, transaction.now))
 
@@ -366,16 +381,28 @@ class Working:
             return all_work(connection, states)
 
     def _row(self, id: str) -> WorkRow:
-        found = next((row for row in self._rows() if row.id == id), None)
+        with self._parts.vault.reading() as connection:
+            found = work_of(connection, id)
         if found is None:
             raise NotFound(_none(id))
         return found
 
+    def _mine_of(self, caller: Caller) -> set[str] | None:
+        """The cubes whose work the caller may see and stop; None: of all, those that are gone too."""
+        if caller.principal.owner:
+            return None
+        cubes = {cube.name: cube for cube in self._parts.vault.cubes()}
+        mine = {name for name, cube in cubes.items() if allowed(caller.principal, cube, Action.WRITE)}
+        if granted(caller.principal, EVERY_CUBE, Action.ADMIN):
+            with self._parts.vault.reading() as connection:
+                mine |= {
+                    row[0] for row in connection.execute("SELECT DISTINCT cube FROM work").fetchall()
+                } - cubes.keys()
+        return mine
+
     def _may(self, row: WorkRow, caller: Caller) -> bool:
-        cube = next((cube for cube in self._parts.vault.cubes() if cube.name == row.cube), None)
-        if cube is None:
-            return granted(caller.principal, "*", Action.ADMIN)
-        return allowed(caller.principal, cube, Action.WRITE)
+        mine = self._mine_of(caller)
+        return mine is None or row.cube in mine
 
     def _view(self, row: WorkRow) -> WorkView:
         with self._lock:

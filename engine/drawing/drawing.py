@@ -33,11 +33,13 @@ from engine.reader.extraction import Asker
 from engine.remembering import Noting, is_new_turn
 from engine.tier_operations import WorkState, WorkView
 from engine.vault import Transaction, queries
-from engine.vault.work import all_work
+from engine.vault.work import open_work, put_work, waiting_work
 
 READ = "read"  # the kind of work
 LOCAL = "model"  # the reader of the settings that is the local model
 MOST_UNASKED_TURNS = 500  # of a conversation: from more, facts are drawn only if that is asked for
+MOST_TURNS = 200  # of one piece of work to which turns are added while it waits
+LOOKED_AT = 8  # pieces that wait, for one with room
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 15.0, 3_600.0  # after a reader failed: doubled each time
 NO_READER = (
     "no reader is configured: set MEMOS_READER to `model`, or to the URL of an OpenAI-compatible server, before the "
@@ -95,8 +97,9 @@ class Drawing:
             if not new:
                 return None
             ((cube,),) = transaction.rows("SELECT cube FROM memories WHERE id = ?", [new[0]])
-            work = self._noted(transaction, cube, new, caller)
-            if facts is Facts.WAIT:  # from the first: it may be over before the answer is there
+            alone = facts is Facts.WAIT and self._waits() is None  # its facts are in the answer, and no others
+            work = self._noted(transaction, cube, new, caller, alone=alone)
+            if alone:  # from the first: it may be over before the answer is there
                 with self._lock:
                     self._awaited[work] = Outcome()
             return work
@@ -127,15 +130,27 @@ class Drawing:
         seen = clearance(caller.principal, found)
 
         def job(transaction: Transaction) -> str | None:
-            asked = {id for row in all_work(transaction.connection, OPEN) for id in row.header.get("turns", ())}
+            asked = {id for row in open_work(transaction.connection, READ, cube) for id in row.header.get("turns", ())}
             turns = [id for id in queries.unread(transaction.connection, cube, seen) if id not in asked]
             return self._noted(transaction, cube, turns, caller) if turns else None
 
         work = self._parts.vault.write(job, caller)
         return None if work is None else self.working.view(work)
 
-    def _noted(self, transaction: Transaction, cube: str, turns: Sequence[str], caller: Caller) -> str:
-        header = {"turns": list(turns), "next": 0, "counts": {}, "who": _plain(caller.principal)}
+    def _noted(
+        self, transaction: Transaction, cube: str, turns: Sequence[str], caller: Caller, *, alone: bool = False
+    ) -> str:
+        """Have turns read: with others that wait for the same reader by the same right, as far as there is room."""
+        who = _plain(caller.principal)
+        if not alone:
+            for row in waiting_work(transaction.connection, READ, cube, LOOKED_AT):
+                told = row.header
+                there = [*told["turns"], *turns]
+                if told["who"] == who and not told.get("alone") and len(there) <= MOST_TURNS:
+                    put_work(transaction, replace(row, header={**told, "turns": there}))
+                    transaction.after(self.working.wake)
+                    return row.id
+        header = {"turns": list(turns), "next": 0, "counts": {}, "who": who, "alone": alone}
         return self.working.ask(transaction, READ, cube, header).id
 
     def remembered(self, request: Remember, result: Remembered, progress: Progress = silent) -> Remembered:

@@ -27,7 +27,7 @@ from engine.remembering import embedded_of
 from engine.storing import Storing
 from engine.vault import Transaction, queries
 from engine.vault.rows import Record
-from engine.vault.work import all_work
+from engine.vault.work import work_of
 
 CLIENT = "reader"  # through which facts come in, for the audit log
 ALIKE = 3  # memories that a fact is compared with by the model
@@ -146,7 +146,7 @@ class Reading:
         before = self._counts
 
         def job(transaction: Transaction) -> tuple[list[Stored], Counter[str]]:
-            if not any(row.id == self._task.row.id for row in all_work(transaction.connection, OPEN)):
+            if work_of(transaction.connection, self._task.row.id, OPEN) is None:
                 raise Cancelled(f"{self._task.row.id} was cancelled: what was drawn before stays")
             counts, stored = Counter(before), list[Stored]()
             answers: dict[int, Stored] = {}

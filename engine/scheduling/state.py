@@ -33,7 +33,6 @@ from engine.vault.artifacts import artifacts_of
 from engine.vault.connection import Connection
 from engine.vault.heat import HeatRow, heat_of, warm_since
 from engine.vault.rows import known_time
-from engine.vault.work import all_work
 
 if TYPE_CHECKING:
     from engine.tiers.kv.warming import Kept
@@ -205,11 +204,15 @@ def adapters_there(connection: Connection) -> tuple[dict[str, tuple[int, str]], 
 
 def trainings(connection: Connection, now: datetime) -> tuple[tuple[tuple[datetime, float], ...], TrainingCost]:
     """When trainings began and how many minutes each took, and what one costs by these."""
+    rows = connection.execute(
+        "SELECT began_at, ended_at FROM work WHERE what IN (SELECT unnest(?::VARCHAR[])) AND began_at IS NOT NULL"
+        " ORDER BY asked_at, id",
+        [[*TRAININGS]],
+    ).fetchall()
     runs = []
-    for row in all_work(connection):
-        if row.what in TRAININGS and row.began_at is not None:
-            ended = row.ended_at or now
-            runs.append((row.began_at, max(0.0, (ended - row.began_at).total_seconds() / 60)))
+    for began_at, ended_at in rows:
+        began, ended = known_time(began_at), now if ended_at is None else known_time(ended_at)
+        runs.append((began, max(0.0, (ended - began).total_seconds() / 60)))
     sizes = [
         artifact for (artifact,) in connection.execute("SELECT bytes FROM artifacts WHERE kind = 'lora'").fetchall()
     ]

@@ -27,8 +27,13 @@ REBUILD = "rebuild"  # the KV of a cube's pinned block, where the model is loade
 COLUMNS = ("id", "cube", "what", "state", "header", "attempts", "asked_at", "began_at", "ended_at")
 MOST_ATTEMPTS = 3  # after so many that never came to an end it is given up: it may be what ends the process
 KEPT_FOR = timedelta(days=30)
+MOST_ENDED = 1_000  # of a kind: what ended before these is forgotten
 RETRAINING = "memories that the adapter was made from changed or were forgotten"
 INTERRUPTED = f"it was begun {MOST_ATTEMPTS} times and the process ended each time: ask for it again by hand"
+_OLD = (  # it takes a time and a number
+    "SELECT id FROM work WHERE ended_at IS NOT NULL"
+    " QUALIFY ended_at < ? OR row_number() OVER (PARTITION BY what ORDER BY ended_at DESC, id) > ?"
+)
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM work"
 
 
@@ -71,6 +76,46 @@ def work_of(connection: Connection, id: str, states: tuple[WorkState, ...] = tup
     """One piece of work, if it is in one of these states."""
     found = _rows(connection, "id = ? AND state IN (SELECT unnest(?::VARCHAR[]))", [id, [*states]])
     return found[0] if found else None
+
+
+def next_work(connection: Connection, kinds: Collection[str], without: Collection[str]) -> WorkRow | None:
+    """What waits longest of these kinds, but for some ids."""
+    where = "state = 'waiting' AND what IN (SELECT unnest(?::VARCHAR[])) AND id NOT IN (SELECT unnest(?::VARCHAR[]))"
+    found = _rows(connection, where, [[*kinds], [*without]], "ORDER BY asked_at, id LIMIT 1")
+    return found[0] if found else None
+
+
+def waiting_work(connection: Connection, what: str, cube: str, limit: int) -> list[WorkRow]:
+    """Work of a kind that waits for a cube, what was asked for last first."""
+    where = "state = 'waiting' AND what = ? AND cube = ?"
+    return _rows(connection, where, [what, cube, limit], "ORDER BY asked_at DESC, id DESC LIMIT ?")
+
+
+def open_work(connection: Connection, what: str, cube: str) -> list[WorkRow]:
+    """Work of a kind for a cube that is not over."""
+    return _rows(connection, "state IN ('waiting', 'running') AND what = ? AND cube = ?", [what, cube])
+
+
+def some_work(
+    connection: Connection, state: WorkState, cubes: Collection[str] | None, since: datetime | None, limit: int
+) -> tuple[list[WorkRow], int]:
+    """The first of the work in a state, and how much there is; of these cubes (None: all), ended from `since` on."""
+    where = "state = ?"
+    values: list[Any] = [state.value]
+    if cubes is not None:
+        where, values = f"{where} AND cube IN (SELECT unnest(?::VARCHAR[]))", [*values, [*cubes]]
+    if since is not None:
+        where, values = f"{where} AND ended_at >= ?", [*values, stored_time(since)]
+    count = connection.execute(f"SELECT count(*) FROM work WHERE {where}", values).fetchall()[0][0]
+    return _rows(connection, where, [*values, limit], "ORDER BY asked_at, id LIMIT ?") if count else [], int(count)
+
+
+def open_ids(connection: Connection, what: str | None = None) -> set[str]:
+    """The work that is not over; of a kind, or all."""
+    found = connection.execute(
+        "SELECT id FROM work WHERE state IN ('waiting', 'running') AND what = coalesce(?, what)", [what]
+    ).fetchall()
+    return {id for (id,) in found}
 
 
 def put_work(transaction: Transaction, row: WorkRow) -> None:
@@ -116,7 +161,21 @@ def take_up(transaction: Transaction) -> None:
             put_work(transaction, ended)
         else:
             transaction.execute("UPDATE work SET state = ? WHERE id = ?", [WorkState.WAITING.value, row.id])
-    transaction.execute("DELETE FROM work WHERE ended_at < ?", [stored_time(transaction.now - KEPT_FOR)])
+    forget_ended(transaction)
+
+
+def forget_ended(transaction: Transaction) -> None:
+    """Forget what became of old work."""
+    transaction.execute(f"DELETE FROM work WHERE id IN ({_OLD})", [*_old_by(transaction.now)])
+
+
+def has_old(connection: Connection, now: datetime) -> bool:
+    """Whether there is work to be forgotten."""
+    return bool(connection.execute(f"{_OLD} LIMIT 1", [*_old_by(now)]).fetchall())
+
+
+def _old_by(now: datetime) -> tuple[datetime | None, int]:
+    return stored_time(now - KEPT_FOR), MOST_ENDED
 
 
 def _place(id: str) -> str:

@@ -13,12 +13,15 @@ import pytest
 from cubes import Action
 from engine.cube_operations import SetCube
 from engine.distilling import Kind, Task
+from engine.distilling.working import MOST_TOLD
 from engine.errors import Busy, Cancelled, Conflict, Invalid, NotFound, Unavailable
 from engine.memos import MemOS
 from engine.operations import Caller, Principal
+from engine.scheduling.state import trainings
 from engine.settings import Settings
 from engine.tier_operations import WorkState, WorkView
-from engine.vault.work import MOST_ATTEMPTS, all_work, put_work
+from engine.vault import Transaction, work
+from engine.vault.work import MOST_ATTEMPTS, WorkRow, all_work, put_work
 from tests.conftest import HandClock, until
 from tests.engine.stores import ME, opened, say
 
@@ -271,3 +274,61 @@ def test_what_became_of_old_work_is_forgotten(settings: Settings, clock: HandClo
     clock.instant += timedelta(days=31)
     with opened(old, clock) as memos:
         assert memos.work(ME) == ()
+
+
+# --- however much there is -------------------------------------------------------------------------------------
+
+
+def many(memos: MemOS, count: int, state: WorkState = WorkState.WAITING, what: str = "nobody does this") -> None:
+    """Work in a state; what ended did so a second after the piece before it."""
+
+    def put(transaction: Transaction) -> None:
+        for number in range(count):
+            at = transaction.now + timedelta(seconds=number)
+            ended = None if state is WorkState.WAITING else at
+            put_work(transaction, WorkRow(f"w_many{state}{number:05}", "home", what, state, {}, 0, at, None, ended))
+
+    memos._parts.vault.write(put, ME)
+
+
+def test_the_status_tells_of_a_few_and_counts_the_others(memos: MemOS) -> None:
+    many(memos, 300)
+    many(memos, MOST_TOLD + 1, WorkState.FAILED)
+    lines = memos.status(ME).work
+    assert len(lines) == 2 * MOST_TOLD + 2
+    assert lines[MOST_TOLD].startswith(f"and {300 - MOST_TOLD} more waiting")
+    assert lines[-1].startswith("and 1 more that failed")
+    assert memos.status(Caller(Principal("eve"))).work == ()
+    assert len(memos.work(ME)) == 300 + MOST_TOLD + 1
+
+
+def test_one_piece_of_work_is_done_without_reading_what_is_said_of_the_others(memos: MemOS) -> None:
+    many(memos, 3)
+    many(memos, 3, WorkState.DONE)
+
+    def damage(transaction: Transaction) -> None:
+        transaction.execute("UPDATE work SET header = 'no JSON'")
+
+    memos._parts.vault.write(damage, ME)
+    memos._distilling.working.kinds["some"] = kind()
+    id = asked(memos, "some", thing="it")
+    until(lambda: memos._distilling.working.view(id).state is WorkState.DONE, "it is done")
+    assert memos.cancel_work(asked(memos, "nobody does this"), ME).state is WorkState.CANCELLED
+    with memos._parts.vault.reading() as connection:
+        assert trainings(connection, memos._parts.clock.now())[0] == ()
+
+
+def test_old_ends_are_forgotten_while_the_store_is_open(
+    memos: MemOS, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "MOST_ENDED", 2)
+    many(memos, 5, WorkState.DONE)
+    many(memos, 2, WorkState.FAILED, "another kind")
+    many(memos, 3)
+    memos.sweep()
+    left = [(view.state, view.id[-1]) for view in memos.work(ME) if view.ended_at is not None]
+    assert sorted(left) == [("done", "3"), ("done", "4"), ("failed", "0"), ("failed", "1")]
+    assert sum(view.state is WorkState.WAITING for view in memos.work(ME)) == 3
+    clock.instant += timedelta(days=31)
+    memos.sweep()
+    assert [view.state for view in memos.work(ME)] == [WorkState.WAITING] * 3

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from cubes import Kind, Memory, Origin, Relation, Sensitivity, State
+from cubes import Action, Kind, Memory, Origin, Relation, Sensitivity, State
 from engine.cube_operations import Govern
 from engine.distilling import working
 from engine.drawing import drawing
 from engine.errors import Cancelled
 from engine.memos import MemOS
 from engine.model.remote import RemoteModel
-from engine.operations import Caller, Facts, Remember, Remembered, Status, Turn
+from engine.operations import Caller, Facts, Principal, Remember, Remembered, Status, Turn
 from engine.settings import Settings
 from engine.text.recalled import delimit
 from engine.tier_operations import WorkState
@@ -532,3 +532,26 @@ def test_the_word_of_a_sealed_turn_stands_in_no_record_of_work(memos: MemOS, rea
     rows = memos._parts.vault.rows("SELECT header FROM work")
     assert rows
     assert all(WORD not in header for (header,) in rows)
+
+
+def test_turns_wait_together_for_a_reader_that_fails_and_are_all_read_later(
+    reading: Settings, reader: FakeReader, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "MOST_TURNS", 8)
+    ben = Caller(Principal("ben", grants=(("default", (Action.READ, Action.WRITE)),)))
+    said = [f"My {thing} lies in the shed." for thing in ("rake", "saw", "spade", "hammer", "ladder", "drill")] * 2
+    said = [f"{text[:-1]} since day {number}." for number, text in enumerate(said)]
+    for text in said:
+        reader.knows[text] = [fact(f"Anna's {text[3:]}")]
+    reader.status = 503
+    with opened(reading, clock) as memos:
+        first = talk(memos, LIVES)  # nobody knows yet that the reader fails
+        works = [talk(memos, text, facts=None if number % 2 else Facts.WAIT).work for number, text in enumerate(said)]
+        other = memos.remember(Remember(messages=(Turn("user", "I am Ben.", "Ben"),)), ben).work
+        assert len({first.work, other, *works}) == 4
+        assert [works.count(work) for work in dict.fromkeys(works)] == [8, 4]
+    reader.status = 200
+    with opened(reading, clock) as memos:
+        for work in dict.fromkeys(works):
+            over(memos, work)
+        assert {memory.content for memory in drawn(memos)} == {f"Anna's {text[3:]}" for text in said}
