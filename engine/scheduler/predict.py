@@ -17,7 +17,7 @@ is predicted; a choice never exceeds its bytes; without a log the prediction is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -119,15 +119,24 @@ def within(expected: Iterable[Expected], shelf: Shelf, budget_bytes: int) -> lis
     return chosen
 
 
-def fit(shelf: Shelf, log: Sequence[Turn], seed: int = 0, start: Model = BELIEF) -> Model:
+def fit(
+    shelf: Shelf,
+    log: Sequence[Turn],
+    seed: int = 0,
+    start: Model = BELIEF,
+    ended: Callable[[], bool] = lambda: False,
+) -> Model:
     """The model that the log speaks for: every turn of it is predicted from what came before.
 
-    `log` is in order of time. A turn in which nothing was used teaches nothing, but belongs to the session.
+    `log` is in order of time. A turn in which nothing was used teaches nothing, but belongs to the session. `ended` is
+    asked at each turn and each step; from when it says so, nobody wants the model, and it is the one to start with.
     """
     habits = Habits(shelf)
     random = np.random.default_rng(seed)
     rows, needed, counts = [], [], []
     for number, turn in enumerate(log):
+        if ended():
+            return start
         habits.begin(turn.session)
         if turn.used and number >= len(log) - MOST_TURNS:
             places, weights = _drawn(habits, turn, random)
@@ -138,8 +147,8 @@ def fit(shelf: Shelf, log: Sequence[Turn], seed: int = 0, start: Model = BELIEF)
         habits.learn(turn)
     if not rows:
         return start
-    weights = _fitted(np.concatenate(rows), np.concatenate(needed), np.concatenate(counts), start)
-    return Model(tuple(float(weight) for weight in weights[:-1]), float(weights[-1]), len(rows))
+    weights = _fitted(np.concatenate(rows), np.concatenate(needed), np.concatenate(counts), start, ended)
+    return start if ended() else Model(tuple(float(weight) for weight in weights[:-1]), float(weights[-1]), len(rows))
 
 
 def _drawn(habits: Habits, turn: Turn, random: np.random.Generator) -> tuple[Places, Numbers]:
@@ -155,7 +164,7 @@ def _drawn(habits: Habits, turn: Turn, random: np.random.Generator) -> tuple[Pla
     )
 
 
-def _fitted(rows: Numbers, needed: Numbers, counts: Numbers, start: Model) -> Numbers:
+def _fitted(rows: Numbers, needed: Numbers, counts: Numbers, start: Model, ended: Callable[[], bool]) -> Numbers:
     """Newton's method on the penalised log likelihood; it is concave, so this is its one maximum."""
     rows = np.column_stack([rows, np.ones(len(rows))])
     belief = np.array([*start.weights, start.level])
@@ -164,6 +173,8 @@ def _fitted(rows: Numbers, needed: Numbers, counts: Numbers, start: Model) -> Nu
     weights = belief.copy()
     value = _likelihood(rows, needed, counts, weights, belief, strength)
     for _ in range(NEWTON_STEPS):
+        if ended():
+            break
         chances = _sigmoid(rows @ weights)
         slope = rows.T @ (counts * (needed - chances)) - strength * (weights - belief)
         curve = (rows * (counts * chances * (1 - chances))[:, None]).T @ rows + np.diag(strength)

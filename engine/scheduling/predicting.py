@@ -5,14 +5,14 @@ again when memories came or went; the weights are fitted to the log in the backg
 then once a day. All of it stays in this process: nothing is written but the log itself, which is the vault's.
 
 Knows no KV cache and moves nothing. What must stay true: what was erased is in no predictor once that call
-has returned; a predictor never holds up who asks, since others feed it.
+has returned; a predictor never holds up who asks, since others feed it; nothing waits while weights are fitted.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -37,6 +37,20 @@ FIT_EVERY = timedelta(days=1)
 TELLING = 0.005  # chances below that are not told: what nobody expects is not to be weighed
 
 Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """Weights that are to be fitted: to which turns of whom, and what was erased until then."""
+
+    principal: str
+    shelf: Shelf
+    turns: tuple[Turn, ...]
+    erasures: int
+
+    def fitted(self, ended: Callable[[], bool]) -> Model:
+        """The model. Takes seconds, and may be called while the predictors are used."""
+        return fit(self.shelf, self.turns, ended=ended)
 
 
 class Predicting:
@@ -97,9 +111,10 @@ class Predicting:
     def _dimension(self) -> int:
         return self._parts.embeddings.dimension or 0
 
-    def fit_if_due(self, now: datetime) -> bool:
-        """Fit the weights of one principal to its log, if that is due; whether it was."""
+    def to_fit(self, now: datetime) -> Fitting | None:
+        """What of one principal is to be fitted to its log, if that is due. `take` takes what comes of it."""
         with self._lock:
+            erasures = self._erasures
             due = [
                 name
                 for name in self._predictors
@@ -113,9 +128,18 @@ class Predicting:
             if len(mine) < ENOUGH_TURNS or predictor is None:
                 continue
             self._fitted_at[name] = now
-            self._models[name] = predictor.model = fit(predictor.habits.shelf, mine)
-            return True
-        return False
+            return Fitting(name, predictor.habits.shelf, tuple(mine), erasures)
+        return None
+
+    def take(self, fitting: Fitting, model: Model) -> None:
+        """Use that model from now on, unless something was erased since: it may speak of that."""
+        with self._lock:
+            if fitting.erasures != self._erasures:
+                return
+            self._models[fitting.principal] = model
+            predictor = self._predictors.get(fitting.principal)
+            if predictor is not None:
+                predictor.model = model
 
     # --- telling -------------------------------------------------------------------------------------------------
 

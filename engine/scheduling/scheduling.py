@@ -243,11 +243,19 @@ class Scheduling:
                 log.error("what is needed next was not made ready: %s", type(error).__qualname__)
 
     def _fit(self) -> None:
-        """Fit what is predicted to the log, once a day."""
+        """Fit what is predicted to the log, once a day. Nobody waits for it, and closing ends it."""
         with self._running:
             now = self._parts.clock.now()
-            if self._fit_due and not self._budgets.is_quiet(now.astimezone()):
-                self._fit_due = self._predicting.fit_if_due(now)
+            if not self._fit_due or self._budgets.is_quiet(now.astimezone()):
+                return
+            fitting = self._predicting.to_fit(now)
+            self._fit_due = fitting is not None  # then of another one, too
+        if fitting is None:
+            return
+        model = fitting.fitted(self._ending.is_set)
+        if not self._ending.is_set():
+            with self._running:
+                self._predicting.take(fitting, model)
 
     # --- asked for -------------------------------------------------------------------------------------------------
 
