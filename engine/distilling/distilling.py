@@ -16,18 +16,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from cubes import Action, Memory
+from cubes import Memory
 from engine.answering.answering import Answering
 from engine.answering.notes import note_of
+from engine.distilling.askers import plain_principal, principal_of, still_writable
 from engine.distilling.choosing import chosen, remaining
 from engine.distilling.effort import Effort
 from engine.distilling.working import Kind, Task, Working
 from engine.embeddings import SYSTEM
 from engine.erasing import lasting
 from engine.errors import Busy, Conflict, Invalid, MemosError
-from engine.governance.access import require
-from engine.operations import MAX_REASON_CHARS, Caller, Principal, Progress, silent
-from engine.parts import Parts, readable_cubes
+from engine.operations import MAX_REASON_CHARS, Caller, Progress, silent
+from engine.parts import Parts
 from engine.reader.checks import check_text
 from engine.tier_operations import AdapterState, AdapterView, Distil, WorkView
 from engine.vault import Change, Transaction
@@ -136,7 +136,7 @@ class Distilling:
             **{name: getattr(request, name) for name in ("rank", "steps", "seed", "activate")},
             "reason": lasting(request.reason, memories),
             "effort": asdict(self.effort),
-            "principal": _principal_json(caller),
+            "principal": {**plain_principal(caller.principal), "client": caller.client},
         }
         if request.background:
             return self.working.view(self._queued(request.cube, header, caller))
@@ -212,8 +212,7 @@ class Distilling:
         ids = tuple(task.row.header.get("ids", ()))
 
         def memories() -> Sequence[Memory]:
-            (cube,) = readable_cubes(self._parts, [task.row.cube], caller)
-            require(caller.principal, cube, Action.WRITE)  # it may have been taken away meanwhile
+            cube = still_writable(self._parts, task.row.cube, caller)
             return remaining(self._parts, cube.name, ids) if ids else chosen(self._parts, cube.name, (), caller)
 
         return self._until_kept(task, memories, caller)
@@ -364,14 +363,6 @@ def _check(request: Distil) -> None:
         check_text(request.reason, "reason", MAX_REASON_CHARS)
 
 
-def _principal_json(caller: Caller) -> dict[str, Any]:
-    who = caller.principal
-    grants = [[name, [action.value for action in actions]] for name, actions in who.grants]
-    return {"name": who.name, "owner": who.owner, "grants": grants, "client": caller.client}
-
-
 def _caller_of(header: Mapping[str, Any]) -> Caller:
     """Who asked for it: what the adapter may be made from is what they may use."""
-    told = header["principal"]
-    grants = tuple((name, tuple(Action(action) for action in actions)) for name, actions in told["grants"])
-    return Caller(Principal(told["name"], bool(told["owner"]), grants), told["client"])
+    return Caller(principal_of(header["principal"]), header["principal"]["client"])

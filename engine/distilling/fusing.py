@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cubes import Action, Memory
 from engine.answering.answering import Answering
+from engine.distilling.askers import plain_principal, principal_of, still_writable
 from engine.distilling.effort import Effort
 from engine.distilling.opening import Model, notes_of, opened, version_of
 from engine.distilling.working import Kind, Task
@@ -63,6 +64,7 @@ def fuse_adapters(
         "parts": [[row.cube, row.version] for row in rows],
         "activate": request.activate,
         "reason": lasting(request.reason, _sources(parts, rows)),
+        "principal": plain_principal(caller.principal),
     }
     with distilling.training():
         return distilling.working.now(
@@ -81,8 +83,12 @@ def kind_of_work(parts: Parts, answering: Answering, distilling: Distilling) -> 
     def run(task: Task) -> str:
         told = task.row.header["parts"]
         request = FuseAdapters(tuple((cube, version) for cube, version in told), task.row.cube)
+        asker = SYSTEM
+        if "principal" in task.row.header:  # somebody waited for it, and the process ended
+            asker = Caller(principal_of(task.row.header["principal"]))
+            still_writable(parts, task.row.cube, asker)
         model = opened(answering, SYSTEM)
-        rows = _rows(parts, model, request, SYSTEM)
+        rows = _rows(parts, model, request, asker)
         with distilling.training():
             fused = _fused(parts, model, task, rows, SYSTEM, distilling.effort)
         return f"version {fused.adapter.version} is {fused.adapter.state.value}, made by {fused.how}"

@@ -6,26 +6,27 @@
 What must stay true: no turn waits for a model, and none is lost when it fails: the work stays and is tried again. What
 was drawn from a window is stored once, however often the process dies. Nothing is drawn from a turn that was changed or
 forgotten meanwhile, and nothing is drawn where no reader is configured. Facts are stored by the right of who stored the
-turns. It imports no torch.
+turns. Where the reader is, and why it fails, is told to the owner alone. It imports no torch.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from cubes import Action
 from engine.answering.answering import Answering
 from engine.answering.asking import LocalAsker
+from engine.distilling.askers import plain_principal
 from engine.distilling.working import OPEN, Kind, Task, Working
 from engine.drawing.reading import Outcome, Reading, Trouble
 from engine.errors import Busy, Cancelled, Invalid, MemosError, Unavailable
 from engine.governance.access import clearance, require
-from engine.model.remote import is_remote
-from engine.operations import Caller, Facts, Principal, Progress, Remember, Remembered, Stored, silent
+from engine.model.remote import UNNAMED, is_remote, shown_server
+from engine.operations import Caller, Facts, Progress, Remember, Remembered, Stored, silent
 from engine.parts import Parts, readable_cubes
 from engine.reader import Draft
 from engine.reader.endpoint import Endpoint
@@ -45,7 +46,9 @@ NO_READER = (
     "no reader is configured: set MEMOS_READER to `model`, or to the URL of an OpenAI-compatible server, before the "
     "daemon starts (one that runs: memos-mcp stop)"
 )
+UNREACHED = "the reader cannot be reached"  # all that anybody but the owner hears of why
 WAIT_STEP_S, NOTED_S = 0.2, 10.0
+log = logging.getLogger(__name__)
 
 
 class Drawing:
@@ -76,13 +79,13 @@ class Drawing:
         self.working.close()
 
     def standing(self) -> str | None:
-        """The reader and how it stands, in words; None: none is configured."""
+        """The reader and how it stands, in words for the owner; None: none is configured."""
         reader = self._settings.reader
         if not reader:
             return None
         with self._lock:
             trouble = self._trouble
-        name = "the local model" if reader == LOCAL else f"{reader} (a server)"
+        name = "the local model" if reader == LOCAL else f"{shown_server(reader)} (a server)"
         return f"{name}: {trouble}" if trouble else name
 
     # --- asking for it -------------------------------------------------------------------------------------------
@@ -141,7 +144,7 @@ class Drawing:
         self, transaction: Transaction, cube: str, turns: Sequence[str], caller: Caller, *, alone: bool = False
     ) -> str:
         """Have turns read: with others that wait for the same reader by the same right, as far as there is room."""
-        who = _plain(caller.principal)
+        who = plain_principal(caller.principal)
         if not alone:
             for row in waiting_work(transaction.connection, READ, cube, LOOKED_AT):
                 told = row.header
@@ -153,7 +156,9 @@ class Drawing:
         header = {"turns": list(turns), "next": 0, "counts": {}, "who": who, "alone": alone}
         return self.working.ask(transaction, READ, cube, header).id
 
-    def remembered(self, request: Remember, result: Remembered, progress: Progress = silent) -> Remembered:
+    def remembered(
+        self, request: Remember, result: Remembered, caller: Caller, progress: Progress = silent
+    ) -> Remembered:
         """The answer to a request whose turns are stored: with what is said of facts, if a reader is configured."""
         if not self.on or not request.messages:
             return result
@@ -163,20 +168,24 @@ class Drawing:
                 return replace(result, remarks=(f"{many}: say facts=later",))
             return result
         if request.facts is Facts.WAIT:
-            return self._awaiting(result, result.work, progress)
-        with self._lock:
-            trouble = self._trouble
+            return self._awaiting(result, result.work, caller, progress)
+        trouble = self._why(caller)
         return replace(result, remarks=(_later(trouble),)) if trouble else result
 
-    def _awaiting(self, result: Remembered, work: str, progress: Progress) -> Remembered:
+    def _why(self, caller: Caller) -> str:
+        """Why the reader failed last, as far as it is for this caller; empty: it did not."""
+        with self._lock:
+            return self._trouble if caller.principal.owner or not self._trouble else UNREACHED
+
+    def _awaiting(self, result: Remembered, work: str, caller: Caller, progress: Progress) -> Remembered:
         """Wait until the work came to an end, or could not; the turns are stored whatever happens."""
         with self._lock:
             outcome = self._awaited.setdefault(work, Outcome())
         try:
             while not outcome.over.wait(WAIT_STEP_S) and self._is_open(work):
                 view = self.working.view(work)
-                if view.state is WorkState.WAITING and (why := self._waits()) is not None:
-                    return replace(result, remarks=(why,))
+                if view.state is WorkState.WAITING and self._waits() is not None:
+                    return replace(result, remarks=(_later(self._why(caller) or UNREACHED),))
                 progress(view.done, view.total, view.message or "drawing facts")
         except Cancelled:
             return replace(result, remarks=("the turns are stored; facts are drawn from them in the background",))
@@ -185,6 +194,7 @@ class Drawing:
                 self._awaited.pop(work, None)
         if outcome.noted is not None:
             outcome.noted.wait(NOTED_S)
+            outcome.told = outcome.told or _later(self._why(caller) or UNREACHED)
         else:  # it was over before anybody waited: sent again, or done by another process
             outcome.told = self.working.view(work).told
         return replace(result, facts=outcome.facts, remarks=(outcome.told,) if outcome.told else ())
@@ -195,11 +205,11 @@ class Drawing:
     # --- doing it ------------------------------------------------------------------------------------------------
 
     def _waits(self) -> str | None:
-        """Why nothing can be read now."""
+        """Why nothing can be read now, for anybody who may see the work."""
         if not self.on:
             return NO_READER
         with self._lock:
-            return _later(self._trouble) if time.monotonic() < self._not_before else None
+            return _later(UNREACHED) if time.monotonic() < self._not_before else None
 
     def _read(self, task: Task) -> str:
         """Read what the work names. See `engine.distilling.working`."""
@@ -208,8 +218,8 @@ class Drawing:
             told = Reading(self._parts, task, self._reader(), outcome).run()
         except Trouble as trouble:
             self._failed(str(trouble))
-            self._over(task, outcome.facts, _later(str(trouble)))
-            raise Busy(str(trouble)) from trouble  # it is tried again until it succeeds or is cancelled
+            self._over(task, outcome.facts, "")  # why, is told to each as far as it is for them
+            raise Busy(UNREACHED) from trouble  # it is tried again until it succeeds or is cancelled
         except Cancelled:
             task.tell(task.done, task.total, task.message)
             raise
@@ -229,6 +239,7 @@ class Drawing:
                 outcome.over.set()
 
     def _failed(self, why: str) -> None:
+        log.info("the reader cannot be asked: %s", why)
         with self._lock:
             self._trouble = why
             self._not_before = time.monotonic() + self._pause_s
@@ -252,15 +263,11 @@ class Drawing:
         if reader == LOCAL:
             return LocalAsker(self._answering)
         if not is_remote(reader):
-            raise Unavailable(f"MEMOS_READER is {reader!r}: use {LOCAL} for the local model, or the URL of a server")
+            shown = repr(reader) if "/" not in reader and "@" not in reader else UNNAMED
+            raise Unavailable(f"MEMOS_READER is {shown}: use {LOCAL} for the local model, or the URL of a server")
         own = replace(settings, model_key=settings.reader_key, model_name=settings.reader_name)
         return Endpoint(reader, own, "MEMOS_READER")
 
 
 def _later(why: str) -> str:
     return f"facts were not drawn yet ({why}): the turns are stored, and it is tried again"
-
-
-def _plain(principal: Principal) -> dict[str, Any]:
-    grants = [[name, [action.value for action in actions]] for name, actions in principal.grants]
-    return {"name": principal.name, "owner": principal.owner, "grants": grants}

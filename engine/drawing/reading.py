@@ -10,14 +10,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from cubes import Action, Memory, Sensitivity
+from cubes import Memory, Sensitivity
 from engine.comparing import Prepared, alike, prepare
+from engine.distilling.askers import principal_of, still_writable
 from engine.distilling.working import OPEN, Task
 from engine.errors import Busy, Cancelled, Invalid, TooLarge, Unavailable
 from engine.lifecycle.states import LIVE, is_expired
-from engine.operations import Caller, Principal, Remember, Stored, silent
+from engine.operations import Caller, Remember, Stored, silent
 from engine.parts import Parts, seen_in
 from engine.reader import Draft
 from engine.reader.extraction import Asker, Unreadable, drawn_from
@@ -59,10 +59,15 @@ class Reading:
         self._caller = Caller(principal_of(header["who"]), CLIENT)
 
     def run(self) -> str:
-        """Read window by window from where it is; what became of it, in words."""
+        """Read window by window from where it is; what became of it, in words.
+
+        Raises:
+            NotAllowed: who stored the turns may not write to their cube any more.
+        """
         waiting = list(self._windows())
         while waiting:
             window = waiting.pop(0)
+            still_writable(self._parts, self._cube, self._caller)  # nothing is sent by a right that was taken away
             self._task.tell(self._place(window.turns[0].id), len(self._turns), "drawing facts")
             try:
                 drafts = self._drafts(window)
@@ -216,8 +221,3 @@ def _settles(transaction: Transaction) -> Callable[[Draft, Record], bool]:
         return rival.author == author and replaces(draft, rival.memory)
 
     return settles
-
-
-def principal_of(plain: Mapping[str, Any]) -> Principal:
-    grants = tuple((name, tuple(Action(action) for action in actions)) for name, actions in plain["grants"])
-    return Principal(plain["name"], bool(plain["owner"]), grants)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cubes import Action, Kind, Memory, Origin, Relation, Sensitivity, State
-from engine.cube_operations import Govern
+from engine.cube_operations import Govern, Share
 from engine.distilling import working
 from engine.drawing import drawing
 from engine.errors import Cancelled
@@ -555,3 +555,22 @@ def test_turns_wait_together_for_a_reader_that_fails_and_are_all_read_later(
         for work in dict.fromkeys(works):
             over(memos, work)
         assert {memory.content for memory in drawn(memos)} == {f"Anna's {text[3:]}" for text in said}
+
+
+def test_nothing_is_read_by_a_right_that_was_taken_away(
+    reading: Settings, reader: FakeReader, clock: HandClock
+) -> None:
+    ben = Caller(Principal("ben"))
+    reader.status = 503
+    with opened(reading, clock) as memos:
+        say(memos, "The shed is green.")
+        memos.share(Share("default", principal="ben", actions=(Action.READ, Action.WRITE)), ME)
+        work = memos.remember(Remember(messages=(Turn("user", LIVES, "Ben"),), facts=Facts.WAIT), ben).work
+        memos.share(Share("default", principal="ben", actions=(Action.READ,)), ME)
+    asked, reader.status = len(reader.readings), 200
+    with opened(reading, clock) as memos:
+        until(lambda: state_of(memos, work) is WorkState.FAILED, "it is dropped")
+        told = next(view.told for view in memos.work(ME) if view.id == work)
+        assert "ben asked for it and may not write to cube 'default' any more" in told
+        assert len(reader.readings) == asked
+        assert not drawn(memos)
