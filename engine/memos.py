@@ -173,7 +173,7 @@ class MemOS(Tiers, Scheduler, Governance, InTime, Reading, Files):
         """Keep a text or a conversation. See `engine.remembering`, and `engine.drawing` for facts of conversations."""
         noting = self._drawing.noting(request.facts, caller, len(request.messages)) if request.messages else None
         stored = remembering.remember(self._parts, request, caller, progress, noting)
-        return self._drawing.remembered(request, stored, progress)
+        return self._drawing.remembered(request, stored, caller, progress)
 
     def draw_facts(self, cube: str, caller: Caller) -> WorkView | None:
         """Have facts drawn from the turns of a cube that nothing was drawn from. See `engine.drawing`."""

@@ -18,7 +18,7 @@ from engine.answering.checks import check
 from engine.answering.gathering import Gathering
 from engine.errors import Busy, Invalid, MemosError, NotAllowed, Unavailable
 from engine.governance.access import granted, require
-from engine.model.remote import is_remote
+from engine.model.remote import is_remote, shown_server
 from engine.model.sources import located, require_local
 from engine.model_operations import Chat, ChatEvent, ModelInfo, TierBuilt, TierRow, is_called, shown_source
 from engine.operations import Caller, Progress
@@ -170,7 +170,7 @@ class Answering:
         if source is None:
             return None
         if is_remote(source):
-            return f"{source} (a server)"
+            return f"{shown_server(source)} (a server)"
         with self._lock:
             local = self._local
         return f"{source} ({local.standing if local is not None else 'loaded when it is asked'})"

@@ -43,9 +43,22 @@ _CONTROL = re.compile(
 )
 
 
+UNNAMED = "a URL that is none"
+
+
 def is_remote(source: str) -> bool:
     """Whether a model's source is the URL of a server."""
     return source.lower().startswith(("http://", "https://"))
+
+
+def shown_server(url: str) -> str:
+    """A URL as it is shown: scheme and host. What stands before '@', in the path or behind '?' may be a secret."""
+    try:
+        place = urlsplit(url)
+        host, port = place.hostname or UNNAMED, place.port
+    except ValueError:
+        return UNNAMED
+    return f"{place.scheme}://{f'[{host}]' if ':' in host else host}{'' if port is None else f':{port}'}"
 
 
 # --- memory in the turns ------------------------------------------------------------------------------------------

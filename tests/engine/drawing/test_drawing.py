@@ -520,7 +520,7 @@ def test_the_same_request_again_is_answered_and_not_read_again(memos: MemOS, rea
 
 
 def test_the_owner_sees_the_reader_and_how_it_stands(memos: MemOS, reader: FakeReader) -> None:
-    assert memos.status(ME).reader == f"{reader.url} (a server)"
+    assert memos.status(ME).reader == f"{reader.url.removesuffix('/v1')} (a server)"
     reader.status = 503
     talk(memos, LIVES)
     assert "has too much to do" in (memos.status(ME).reader or "")
