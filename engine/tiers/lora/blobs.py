@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 
 from engine.errors import Corrupt
 from engine.tiers.lora.files import Card, card_of, checked, config_json
+from engine.tiers.lora.fitting import out_of_memory
 from engine.tiers.lora.plain import LENGTH_BYTES, metadata, told_by
 
 
@@ -38,11 +39,14 @@ def decode(content: bytes, called: str, model: str) -> tuple[Any, dict[str, torc
         Conflict: it was made for another model.
         Corrupt: it is no adapter, or is damaged.
         Invalid: it is no LoRA.
+        MemoryError: there is too little of it.
     """
     told = told_by(io.BytesIO(content), called)
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise MemoryError(str(error)) from error
         raise Corrupt(f"the adapter {called} cannot be read ({error}): make it anew") from error
     card = card_of(told.card, called)
     return checked(told.config, tensors, card, called, model), tensors, card

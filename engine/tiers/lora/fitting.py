@@ -17,6 +17,7 @@ from engine.errors import Corrupt
 
 PREFIX, PART = "base_model.model.", ".lora_"  # of PEFT's names of weights
 ALL_LINEAR = "all-linear"
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 def needed_bytes(model: Any, config: Any, tensors: Mapping[str, torch.Tensor], called: str) -> int:
@@ -40,6 +41,11 @@ def needed_bytes(model: Any, config: Any, tensors: Mapping[str, torch.Tensor], c
                 f"{ranks[module]}, which it asks for): make it anew"
             )
     return int(sum(rank * widths[name] for name, rank in ranks.items()) * torch.float32.itemsize)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether something failed for want of memory, and so may do another time. On a CPU torch says so in words only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error)
 
 
 def _changed(model: Any, config: Any) -> Iterator[tuple[str, int]]:

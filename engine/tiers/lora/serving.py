@@ -28,7 +28,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from engine.errors import Busy, Conflict, Corrupt, Invalid, NotFound, TooLarge
 from engine.model.fingerprint import with_adapters
 from engine.tiers.lora.files import Card, read_adapter
-from engine.tiers.lora.fitting import needed_bytes
+from engine.tiers.lora.fitting import needed_bytes, out_of_memory
 
 if TYPE_CHECKING:
     from engine.model.loading import Loaded
@@ -98,6 +98,11 @@ class Resident:
         """An adapter with these weights; without any a fresh one, which changes nothing yet.
 
         Its first weights are drawn from torch's generator. Without a card it is being made: it is never evicted.
+
+        Raises:
+            Invalid, Conflict: the name cannot be, or is taken.
+            Corrupt: it does not fit the model.
+            Busy: there is not enough memory now.
         """
         if not NAME.fullmatch(name) or name in "lora_":
             raise Invalid(f"{name!r} cannot name an adapter: use letters, digits, - and _, and not lora_")
@@ -111,8 +116,13 @@ class Resident:
                     self._peft.add_adapter(name, config)
                 if tensors is not None:
                     self._fill(name, tensors)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, MemoryError) as error:
             self._discard(name)
+            if out_of_memory(error):
+                raise Busy(
+                    f"there is not enough memory for the adapter {name} now: ask again when other programs use "
+                    "less, or choose a smaller model"
+                ) from error
             raise Corrupt(f"the adapter {name} does not fit the model ({error}): make it anew") from error
         return self._adopted(name, card)
 
@@ -248,15 +258,17 @@ class Resident:
         set_peft_model_state_dict(self._peft, dict(tensors), adapter_name=name)
 
     def _discard(self, name: str) -> None:
-        """Take out what could not be added."""
-        if self._peft is None:
-            return
-        if not self._adapters:
-            self._peft.unload()
-            self._peft, self._layers = None, ()
-        elif name in self._peft.peft_config:
-            self._peft.delete_adapter(name)
+        """Take out what could not be added, of whatever PEFT did before it stopped."""
+        layers = [(at, part) for at, part in self.base.model.named_modules() if isinstance(part, BaseTunerLayer)]
+        if self._adapters:
+            self._peft.peft_config.pop(name, None)
+            for _, layer in layers:
+                layer.delete_adapter(name)
             self._settle()
+            return
+        for at, layer in layers:
+            self.base.model.set_submodule(at, layer.get_base_layer())
+        self._peft, self._layers = None, ()
 
     def _adopted(self, name: str, card: Card | None) -> Adapter:
         self._layers = tuple(part for part in self._peft.modules() if isinstance(part, BaseTunerLayer))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.clock import Clock, Ids
-from engine.errors import Conflict, Corrupt, Invalid, MemosError, TooLarge
+from engine.errors import Busy, Conflict, Corrupt, Invalid, MemosError, TooLarge
 from engine.model_operations import ModelInfo, TierRow
 from engine.operations import Caller
 from engine.settings import Settings
@@ -317,7 +317,13 @@ class AdapterStore:
                 f"the adapter of cube {row.cube!r} (version {row.version}) has {row.header['bytes']} bytes, more than "
                 f"adapters may take ({self._settings.lora_ram_bytes}): raise MEMOS_LORA_RAM_MB"
             )
-        config, tensors, card = decode(self._content(row), row.artifact, model)
+        try:
+            config, tensors, card = decode(self._content(row), row.artifact, model)
+        except MemoryError as error:
+            raise Busy(
+                f"there is not enough memory to read the adapter of cube {row.cube!r} (version {row.version}) now: ask "
+                "again when other programs use less"
+            ) from error
         resident.take(row.artifact, config, tensors, card)
 
     def _content(self, row: AdapterRow) -> bytes:

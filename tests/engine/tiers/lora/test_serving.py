@@ -283,3 +283,20 @@ def test_room_is_asked_for_by_what_is_made_and_not_by_what_the_file_holds(loaded
         Resident(loaded, held * 2).take("odd", config, short, card)
     needed = needed_bytes(loaded.model, config, tensors, "whole")
     assert needed == sum(tensor.nbytes for tensor in tensors.values()) == first.distilled.bytes
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_too_little_memory_is_no_fault_of_the_adapter_and_leaves_nothing_of_it(
+    resident: Resident, first: Trained, second: Trained, others: bool
+):
+    if others:
+        resident.load("of-second", second.folder)
+    before = {name: tensor.shape for name, tensor in resident.base.model.named_parameters()}
+    config = adapter_config(Plan())
+    config.rank_pattern = {"down_proj": 1 << 40}  # the attention before it gets its weights
+    with pytest.raises(Busy, match="not enough memory"):
+        resident.add("of-first", config)
+    assert {name: tensor.shape for name, tensor in resident.base.model.named_parameters()} == before
+    assert resident.load("of-first", first.folder).bytes == first.distilled.bytes
+    said = [one.text for one in answers(resident.wearing("of-first"), prompts_of(resident, first))]
+    assert sum(a == b for a, b in zip(said, values_of(first), strict=True)) >= 7
