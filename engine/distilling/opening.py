@@ -11,15 +11,17 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cubes import Action
 from engine.answering.answering import Answering
 from engine.answering.notes import note_of
 from engine.errors import Conflict, MemosError, NotFound
-from engine.governance.access import no_memory
+from engine.governance.access import allowed, no_memory
 from engine.operations import Caller, Progress
 from engine.parts import Parts, readable_cubes, visible
 from engine.tier_operations import AdapterView
 from engine.tiers.lora.headers import source_pairs
 from engine.tiers.lora.store import AdapterStore
+from engine.tiers.lora.versions import chosen
 from engine.vault import queries
 from engine.vault.adapters import AdapterRow
 
@@ -86,15 +88,22 @@ def version_of(parts: Parts, adapters: AdapterStore, cube: str, version: int, ca
         NotFound: there is no such cube or version for this caller.
     """
     readable_cubes(parts, [cube], caller)
-    row = adapters.row(cube, version)
-    ids = [id for id, _ in source_pairs(row)]
+    return chosen([row for row in adapters.rows(cube) if sees(parts, row, caller)], cube, version)
+
+
+def sees(parts: Parts, row: AdapterRow, caller: Caller) -> bool:
+    """Whether a version is there for the caller: all that it was made from is."""
+    if caller.principal.owner:
+        return True
+    ids = {id for id, _ in source_pairs(row)}
     with parts.vault.reading() as connection:
-        if len(visible(connection, ids, caller)) < len(set(ids)):
-            raise NotFound(
-                f"cube {cube!r} has no adapter version {version or 'that serves'} for {caller.principal.name}: it was "
-                "made from memories that only others may see"
-            )
-    return row
+        return ids <= visible(connection, ids, caller)
+
+
+def manages(parts: Parts, row: AdapterRow, caller: Caller) -> bool:
+    """Whether the caller may let a version serve no more: one that it sees, or of a cube that it administers."""
+    (cube,) = readable_cubes(parts, [row.cube], caller)
+    return allowed(caller.principal, cube, Action.ADMIN) or sees(parts, row, caller)
 
 
 def notes_of(parts: Parts, pairs: Iterable[tuple[str, int]]) -> tuple[Note, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from cubes import Action, Memory
 from engine.answering.answering import Answering
 from engine.distilling.comparing import judge_adapter
-from engine.distilling.opening import version_of
+from engine.distilling.opening import manages, sees, version_of
 from engine.erasing import lasting_in
 from engine.governance.access import require
 from engine.operations import Caller, InTier, Progress
@@ -39,14 +39,7 @@ class Adapters:
         names = {found.name for found in readable_cubes(self._parts, None if cube is None else [cube], caller)}
         with self._parts.vault.reading() as connection:
             rows = [row for row in adapters_of(connection, cube) if row.cube in names]
-        return tuple(view_of(row, self._answering.fingerprint) for row in rows if self._sees(row, caller))
-
-    def _sees(self, row: AdapterRow, caller: Caller) -> bool:
-        if caller.principal.owner:
-            return True
-        ids = {id for id, _ in source_pairs(row)}
-        with self._parts.vault.reading() as connection:
-            return ids <= visible(connection, ids, caller)
+        return tuple(view_of(row, self._answering.fingerprint) for row in rows if sees(self._parts, row, caller))
 
     def row(self, cube: str, version: int, caller: Caller, action: Action) -> AdapterRow:
         """A version (0: the one that serves) with which the caller may do `action`.
@@ -74,7 +67,7 @@ class Adapters:
         """Which version of each cube's adapter serves the caller, and how much it knows."""
         with self._parts.vault.reading() as connection:
             rows = [row for row in adapters_of(connection) if row.state is AdapterState.SERVING and row.cube in cubes]
-        return tuple((row.cube, _known(row)) for row in rows if self._sees(row, caller))
+        return tuple((row.cube, _known(row)) for row in rows if sees(self._parts, row, caller))
 
     def _may(self, cube: str, caller: Caller, action: Action) -> None:
         (found,) = readable_cubes(self._parts, [cube], caller)
@@ -93,7 +86,8 @@ class Adapters:
         store, reason = self._answering.adapters, lasting_in(self._parts, cube, reason)
         if version is None:
             self._may(cube, caller, Action.WRITE)
-            store.activate(cube, None, caller, reason)
+            if any(row.state is AdapterState.SERVING for row in self._managed(cube, caller)):
+                store.activate(cube, None, caller, reason)
             return None
         row = self.row(cube, version, caller, Action.WRITE)
         if judged_of(row.header) is None:
@@ -102,14 +96,19 @@ class Adapters:
         return None if now is None else view_of(now, self._answering.fingerprint)
 
     def drop(self, cube: str, version: int | None, caller: Caller, reason: str | None) -> int:
-        """Drop a version, or all of a cube; how many there were. The memories stay."""
-        if version is None:
-            self._may(cube, caller, Action.WRITE)
-            if not self.serving_or_kept(cube):
-                return 0
-        else:
-            version = self.row(cube, version, caller, Action.WRITE).version
-        return self._answering.adapters.drop(cube, version, caller, lasting_in(self._parts, cube, reason))
+        """Drop a version, or all of a cube that are there for the caller; how many there were. The memories stay."""
+        store, reason = self._answering.adapters, lasting_in(self._parts, cube, reason)
+        if version is not None:
+            return store.drop(cube, self.row(cube, version, caller, Action.WRITE).version, caller, reason)
+        self._may(cube, caller, Action.WRITE)
+        mine = self._managed(cube, caller)
+        if len(mine) < len(self.serving_or_kept(cube)):
+            return sum(store.drop(cube, row.version, caller, reason) for row in mine)
+        return store.drop(cube, None, caller, reason) if mine else 0
+
+    def _managed(self, cube: str, caller: Caller) -> list[AdapterRow]:
+        """The versions that are there for the caller to take out of service; to others they are not there."""
+        return [row for row in self.serving_or_kept(cube) if manages(self._parts, row, caller)]
 
     def serving_or_kept(self, cube: str) -> list[AdapterRow]:
         """The versions of a cube that are there."""

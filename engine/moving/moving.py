@@ -19,6 +19,7 @@ from cubes import Action, Memory
 from engine.answering.answering import Answering
 from engine.distilling.choosing import unfit
 from engine.distilling.distilling import Distilling
+from engine.distilling.opening import manages
 from engine.erasing import lasting_in
 from engine.errors import Cancelled, Invalid, MemosError
 from engine.governance.access import require
@@ -119,7 +120,7 @@ class Moving:
         outcome.skipped |= skipped
         outcome.moved += [memory.id for memory in fit if memory.id not in skipped]
         outcome.artifacts += built.chunks + bool(built.prefix_tokens)
-        if self._serving(cube) is not None:
+        if self._serving(cube, caller) is not None:
             outcome.remarks.append(f"an adapter serves {cube!r}: replies use these caches when none does")
         if request.background:
             outcome.remarks.append("KV caches are computed at once: only trainings go on in the background")
@@ -145,7 +146,7 @@ class Moving:
         self, cube: str, memories: list[Memory], request: Move, caller: Caller, progress: Progress, outcome: _Outcome
     ) -> None:
         fit = self._fit(memories, request, outcome, for_training=True)
-        serving = self._serving(cube)
+        serving = self._serving(cube, caller)
         known = set(known_pairs(serving)) if serving is not None else set()
         there = [memory.id for memory in fit if (memory.id, memory.version) in known]
         if fit and len(there) == len(fit):
@@ -162,9 +163,9 @@ class Moving:
         if isinstance(made, WorkView):
             outcome.work.append(made.id)
             return
-        self._tell_of(made, fit, outcome)
+        self._tell_of(made, fit, caller, outcome)
 
-    def _tell_of(self, made: AdapterView, memories: Sequence[Memory], outcome: _Outcome) -> None:
+    def _tell_of(self, made: AdapterView, memories: Sequence[Memory], caller: Caller, outcome: _Outcome) -> None:
         outcome.adapter = made
         outcome.artifacts += 1
         why = "; ".join(made.judged.why) if made.judged is not None else ""
@@ -181,14 +182,14 @@ class Moving:
             else:
                 outcome.skipped[memory.id] = NOT_LEARNED if serves else f"the adapter was refused: {why}"
         if not serves:
-            before = self._serving(made.cube)
+            before = self._serving(made.cube, caller)
             still = f"version {before.version} still does" if before is not None else "its memories are read as before"
             outcome.remarks.append(f"version {made.version} does not serve; {still}")
 
-    def _serving(self, cube: str) -> AdapterRow | None:
+    def _serving(self, cube: str, caller: Caller) -> AdapterRow | None:
         with self._parts.vault.reading() as connection:
-            rows = adapters_of(connection, cube)
-        return next((row for row in rows if row.state is AdapterState.SERVING), None)
+            rows = [row for row in adapters_of(connection, cube) if row.state is AdapterState.SERVING]
+        return next((row for row in rows if manages(self._parts, row, caller)), None)
 
     def _current(self, row: AdapterRow | None) -> list[str]:
         """The memories that a version was trained on, as far as they may be trained on still."""
@@ -206,7 +207,7 @@ class Moving:
     def _to_text(
         self, cube: str, memories: list[Memory], request: Move, caller: Caller, progress: Progress, outcome: _Outcome
     ) -> None:
-        ids, serving = {memory.id for memory in memories}, self._serving(cube)
+        ids, serving = {memory.id for memory in memories}, self._serving(cube, caller)
         derived = self._derived(cube, ids, request)
         caches = [row.id for row in derived if row.kind != ADAPTER]
         learned = {id for id, _ in source_pairs(serving)} & ids if serving is not None else set()

@@ -29,7 +29,12 @@ def row_of(connection: Connection, cube: str, version: int) -> AdapterRow:
     Raises:
         NotFound: there is none.
     """
-    there = [row for row in adapters_of(connection, cube) if row.state is not AdapterState.GONE]
+    return chosen(adapters_of(connection, cube), cube, version)
+
+
+def chosen(rows: Sequence[AdapterRow], cube: str, version: int) -> AdapterRow:
+    """As `row_of`, among these versions of a cube."""
+    there = [row for row in rows if row.state is not AdapterState.GONE]
     found = [row for row in there if (row.state is AdapterState.SERVING if version == 0 else row.version == version)]
     if found:
         return found[0]

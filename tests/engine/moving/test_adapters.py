@@ -6,9 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from cubes import Action, Sensitivity
 from engine.errors import Cancelled, Conflict, NotFound
+from engine.operations import Caller, Principal
+from engine.tier_operations import Held, Move
 from tests.engine.moving.conftest import Tried
-from tests.engine.stores import ME
+from tests.engine.stores import ME, say
+
+WRITER = Caller(Principal("writer", grants=(("home", (Action.READ, Action.WRITE)),)))
+ADMIN = Caller(Principal("admin", grants=(("home", (Action.READ, Action.WRITE, Action.ADMIN)),)))
 
 
 def test_one_that_came_from_elsewhere_is_judged_and_refused_where_it_knows_nothing(tried: Tried) -> None:
@@ -60,3 +66,47 @@ def test_a_version_serves_again_after_a_restart(tried: Tried) -> None:
     tried.memos.close()
     with type(tried.memos).open(settings) as again:
         assert dict(again.status(ME).adapters) == {"home": "version 1 knows 2 of 2 memories"}
+
+
+def asked_by(tried: Tried, caller: Caller) -> list[object]:
+    """What a caller hears of the adapters of a cube, whatever it tries."""
+    memos, heard = tried.memos, list[object]()
+    for version in (0, 1, 2):
+        for ask in (memos.activate_adapter, memos.drop_adapter):
+            with pytest.raises(NotFound) as refused:
+                ask("home", version, caller)
+            heard.append(str(refused.value))
+    heard += [memos.activate_adapter("home", None, caller), memos.drop_adapter("home", None, caller)]
+    for to in (Held.LORA, Held.PLAINTEXT):
+        for wanted in (Move(to, cube="home", dry_run=True), Move(to, ids=tried.ids[:1], dry_run=True)):
+            heard.append(memos.move(wanted, caller))
+    return [*heard, memos.move(Move(Held.PLAINTEXT, cube="home"), caller), memos.adapters("home", caller)]
+
+
+def test_for_a_writer_who_does_not_see_all_of_it_an_adapter_is_as_if_there_were_none(tried: Tried) -> None:
+    secret = say(tried.memos, "the code of alice is 1234 .", cube="home", sensitivity=Sensitivity.SECRET)
+    without = asked_by(tried, WRITER)
+    tried.keep([*tried.ids, secret])
+    revision = tried.memos.status(ME).revision
+    assert asked_by(tried, WRITER) == without
+    assert tried.serving() == 1
+    assert tried.memos.status(ME).revision == revision
+
+
+def test_a_writer_drops_the_versions_that_it_sees_and_no_others(tried: Tried) -> None:
+    tried.keep(tried.ids[:2])
+    secret = say(tried.memos, "the code of alice is 1234 .", cube="home", sensitivity=Sensitivity.SECRET)
+    tried.keep([tried.ids[0], secret])
+    with pytest.raises(NotFound, match=r"there are 1$"):
+        tried.memos.activate_adapter("home", 2, WRITER)
+    assert tried.memos.drop_adapter("home", None, WRITER) == 1
+    assert [view.state for view in tried.memos.adapters("home", ME)] == ["gone", "serving"]
+
+
+def test_who_administers_a_cube_takes_any_adapter_of_it_out_of_service(tried: Tried) -> None:
+    elsewhere = say(tried.memos, "the pet of judy is dog .", cube="other")
+    tried.keep([tried.ids[0], elsewhere])
+    assert tried.memos.adapters("home", ADMIN) == ()
+    assert tried.memos.activate_adapter("home", None, ADMIN) is None
+    assert tried.serving() is None
+    assert tried.memos.drop_adapter("home", None, ADMIN) == 1
