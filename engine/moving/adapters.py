@@ -15,6 +15,7 @@ from engine.answering.answering import Answering
 from engine.distilling.comparing import judge_adapter
 from engine.distilling.opening import manages, sees, version_of
 from engine.erasing import lasting_in
+from engine.errors import Conflict
 from engine.governance.access import require
 from engine.operations import Caller, InTier, Progress
 from engine.parts import Parts, readable_cubes, visible
@@ -80,7 +81,7 @@ class Adapters:
 
         Raises:
             NotFound, NotAllowed: as `row`.
-            Conflict: it did not pass the gate here.
+            Conflict: it did not pass the gate here, or was made for another model than the one that is loaded.
             Unavailable: it is to be judged, and there is no model to do it.
         """
         store, reason = self._answering.adapters, lasting_in(self._parts, cube, reason)
@@ -90,10 +91,19 @@ class Adapters:
                 store.activate(cube, None, caller, reason)
             return None
         row = self.row(cube, version, caller, Action.WRITE)
+        self._refuse_other_model(row)
         if judged_of(row.header) is None:
             judge_adapter(self._parts, self._answering, row, caller, progress)
         now = store.activate(cube, row.version, caller, reason)
         return None if now is None else view_of(now, self._answering.fingerprint)
+
+    def _refuse_other_model(self, row: AdapterRow) -> None:
+        loaded = self._answering.fingerprint
+        if loaded and row.header["model"] != loaded:
+            raise Conflict(
+                f"version {row.version} of the adapter of cube {row.cube!r} was made for another model than the one "
+                f"that is loaded, which would not use it: load that model, or `memos-mcp tier train {row.cube}`"
+            )
 
     def drop(self, cube: str, version: int | None, caller: Caller, reason: str | None) -> int:
         """Drop a version, or all of a cube that are there for the caller; how many there were. The memories stay."""

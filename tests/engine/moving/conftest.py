@@ -52,7 +52,8 @@ class Tried:
             resident.close()
             return config, tensors, loaded.info.fingerprint
 
-        config, tensors, model = runner.call(weights)
+        config, tensors, loaded = runner.call(weights)
+        model = more.pop("model", loaded)
         made = Made(
             "home",
             config,

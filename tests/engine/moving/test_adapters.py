@@ -110,3 +110,16 @@ def test_who_administers_a_cube_takes_any_adapter_of_it_out_of_service(tried: Tr
     assert tried.memos.activate_adapter("home", None, ADMIN) is None
     assert tried.serving() is None
     assert tried.memos.drop_adapter("home", None, ADMIN) == 1
+
+
+def test_an_adapter_for_another_model_than_the_loaded_one_is_not_activated_even_where_it_serves(tried: Tried) -> None:
+    tried.keep(tried.ids[:2])
+    kept = tried.keep(tried.ids[:2], model="sha256:" + "0" * 64)
+    assert tried.serving() == kept.version == 2
+    with pytest.raises(Conflict, match="tier train home"):
+        tried.memos.activate_adapter("home", 2, ME)
+    assert tried.memos.activate_adapter("home", 1, ME).version == 1
+    settings = tried.memos._parts.vault.settings
+    tried.memos.close()
+    with type(tried.memos).open(settings) as again:
+        assert again.activate_adapter("home", 2, ME).version == 2  # nobody knows which model will be loaded
