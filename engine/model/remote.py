@@ -100,7 +100,7 @@ class RemoteModel:
     def __init__(self, url: str, settings: Settings, variable: str = "MEMOS_MODEL") -> None:
         """`variable`: the beginning of the names of the settings that its key and its name come from."""
         self._place, self._path = _parts(url, variable)
-        self._url, self._variable = url, variable
+        self._source, self._url, self._variable = url, shown_server(url), variable  # the second for messages
         if not _KEY.match(settings.model_key):
             raise Invalid(f"{variable}_KEY holds characters that no key has: set it to printable ASCII without blanks")
         self._key, self._named = settings.model_key, settings.model_name
@@ -111,7 +111,7 @@ class RemoteModel:
     def info(self) -> ModelInfo:
         """What is known of it without asking."""
         return ModelInfo(
-            source=self._url,
+            source=self._source,
             family=self._named or self._found or "",
             fingerprint="",
             device="",

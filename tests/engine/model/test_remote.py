@@ -264,7 +264,8 @@ def test_a_failure_names_the_server_and_the_remedy_and_quotes_nothing(server: Sc
     error = refusal(model_at(server.url, key=KEY))
     assert type(error) is kind
     assert re.search(words, str(error))
-    assert server.url in str(error)
+    assert server.url.removesuffix("/v1") in str(error)  # scheme and host: a path may hold a secret
+    assert server.url not in str(error)
     assert "paris" not in str(error)
 
 
@@ -273,7 +274,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
         port = free.getsockname()[1]
     error = refusal(model_at(f"http://127.0.0.1:{port}/v1", key=KEY))
     assert isinstance(error, Unavailable)
-    assert f"http://127.0.0.1:{port}/v1" in str(error)
+    assert f"http://127.0.0.1:{port} " in str(error)
     assert "Connection refused" in str(error)
 
 
