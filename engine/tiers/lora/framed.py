@@ -20,7 +20,7 @@ from engine.tiers.lora.self_study import REFUSALS, SelfStudy
 
 MOST_TOLD = 6  # statements of a scene
 BESIDES = 3  # at most, beside one that contradicts a memory
-UNSAID_SHARE = 0.2  # of the questions over a scene: nothing in it answers them
+UNSAID_SHARE = 0.3  # of the questions over a scene: nothing in it answers them
 UPDATED_SHARE = 0.3  # of the scenes: something in it is said twice, and the later one holds …
 ASKED_SHARE = 0.5  # … and is asked about in so many of them: to read what holds is lost before all else
 STUDIED_SHARE = 0.3  # of the scenes, where both sorts are at hand: those of self-study
@@ -46,6 +46,7 @@ class Framed:
     fit: frozenset[str]  # phrasings that the model understands
     rivals: frozenset[str] = field(default=frozenset())
     unasked: tuple[str, ...] = ()  # notes of which nothing can be asked
+    replaced: tuple[str, ...] = ()  # of these, such as a later note contradicts
 
     def study(self, note: Note) -> Sequence[Question]:
         return (*self.kept.get(note.id, ((), ()))[0], *self.studied.study(note))
