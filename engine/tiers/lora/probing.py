@@ -6,12 +6,13 @@ same most surely (its lead); and that the base model would not have said so (the
 there but says no more). The lead matters because what an adapter learned about one subject it also says, a little less
 surely, of its neighbours: nearly all false assertions are of this sort.
 
-The confidence is a logistic function of sureness and lead, fitted on 17 adapters of the test model (8 to 64 facts, 494
-assertions). Each left out in turn and judged by the others' fit: 97 % of 288 facts came back (91 to 100 % of each of
-those with 16 facts and more), 1.4 % of what came back was false, and the expected calibration error was .018 over all.
-Sureness and agreement alone let 2.5 % of false ones through. Of two adapters of 25 facts that were made otherwise all
-50 came back, none false (.001 and .004 off); of the one that both were fused into, which is less sure, 44 and none
-false: there the confidence is too low by .13. What comes back is text with a confidence; nothing here keeps it.
+The confidence is a logistic function of sureness and lead. It was set with ten adapters of the test model that were made
+with the questions of `making` (8 to 64 facts, 5 draws of facts), of which 98 % came back and nothing false. On three
+others, 64 facts of another draw, 25 trained anew, and one that two adapters of together 33 facts were fused into, 120 of
+122 came back, none false, and the expected calibration error was .013 to .016 of each. A steeper function fits these
+still better (512 of 515 in all, .005), but lets more of what is false through where an adapter was trained for so short
+a time that it says of strangers what it learned of others: one of nine assertions at these coefficients, two at steeper
+ones. What comes back is text with a confidence; nothing here keeps it.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Calibration:
     """Confidence = logistic(bias + sureness and lead, both in log odds, each times its coefficient)."""
 
     bias: float = -7.2
-    sureness: float = 2.7
-    lead: float = 1.85
+    sureness: float = 3.0
+    lead: float = 1.9
 
     def confidence(self, sureness: float, lead: float = 0.0) -> float:
         return logistic(self.bias + self.sureness * sureness + self.lead * lead)
