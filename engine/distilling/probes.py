@@ -17,6 +17,7 @@ from engine.errors import Conflict
 from engine.model.loading import Loaded
 from engine.model.prompts import Note
 from engine.text.statements import statements
+from engine.text.words import words
 from engine.tier_operations import Probed
 from engine.tiers.lora import fusing as weights
 from engine.tiers.lora.asking import Said, Stage, asking, prompt_ids, share_of
@@ -27,7 +28,7 @@ from engine.tiers.lora.making import questions_for, sweep_for
 from engine.tiers.lora.probing import Asserted, probing
 from engine.tiers.lora.questions import Questions, Subject, Sweep
 from engine.tiers.lora.saying import says
-from engine.tiers.lora.self_study import Named, supported
+from engine.tiers.lora.self_study import REFUSALS, Named, supported
 from engine.tiers.lora.store import AdapterStore
 from engine.vault.adapters import AdapterRow
 
@@ -94,6 +95,11 @@ def probed(
         Probed(one.memory, one.question, a.text, b.text, right(a.text), right(b.text))
         for one, right, a, b in zip(asked, rights, first, second, strict=True)
     )
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two answers say the same: word for word, or both that nothing is known."""
+    return words(one) == words(other) or all(not said.strip() or REFUSALS.search(said) for said in (one, other))
 
 
 def asks(loaded: Loaded, adapters: AdapterStore, notes: Sequence[Note]) -> Generator[Stage, None, tuple[Ask, ...]]:

@@ -13,13 +13,13 @@ import torch
 from engine.cube_operations import Govern
 from engine.distilling.comparing import probe_adapter
 from engine.distilling.probes import Ask
-from engine.distilling.proving import HELD_FOR, MOST_TRIES, NOBODY, Proving
+from engine.distilling.proving import HELD_FOR, MOST_TRIES, NOBODY, Proving, _counted
 from engine.distilling.working import Kind, Task, Working
 from engine.errors import NotFound
 from engine.memos import MemOS
 from engine.operations import AdapterGone, Caller, Forget, Mode, Principal, Receipt
 from engine.settings import Settings
-from engine.tier_operations import AdapterState, Distil, WorkState, WorkView
+from engine.tier_operations import AdapterState, Distil, Probed, WorkState, WorkView
 from engine.vault.blobs import read_blob
 from engine.vault.work import RETRAIN, WorkRow, all_work
 from tests.conftest import LONG_S, HandClock, until
@@ -268,7 +268,7 @@ def test_what_was_erased_is_asked_once_and_then_let_go_of(trainable: MemOS, prov
     asking = proving.asking_after(DONE)
     told = asking.run(trained_anew(trainable, "a_1"))
     assert told.startswith("version 2 serves; of ")
-    assert told.endswith("and the base model 0")
+    assert told.endswith("otherwise than the model without it, which answers 0 rightly")
     assert memory.content not in told
     assert asking.run(trained_anew(trainable, "a_1")) == f"version 2 serves; {NOBODY}"
 
@@ -290,6 +290,33 @@ def test_what_the_gate_refuses_is_tried_again_with_other_seeds_and_not_for_ever(
         (1, 2, "a_1"),
         (2, 3, "a_1"),
     ]
+
+
+def test_answers_otherwise_than_the_base_are_counted_and_said() -> None:
+    answers = (("unknown", "snake"), ("unknown", "Unknown."), ("dog", "dog"), ("unknown", "cat"))
+    found = [Probed("m_1", "the pet of carol is", one, other, False, other == "cat") for one, other in answers]
+    told, otherwise = _counted(found)
+    assert told.startswith("of 4 questions about what was erased it answers 1 rightly and 1 otherwise than the model")
+    assert otherwise == 2  # the right answer is one that the base does not give either
+
+
+def test_what_is_not_as_the_base_is_set_aside_and_serves_if_nothing_comes_nearer(
+    trainable: MemOS, proving: Proving
+) -> None:
+    proving._working = Working(trainable._parts)  # nobody does what is asked of it
+    proving.hold({"a_1": [trainable.memory(ids_of(trainable)[0], ME).memory]})
+    row = proving._last(trained_anew(trainable, "a_1"))
+    assert row is not None
+    assert proving._again(trained_anew(trainable, "a_1"), row, 2) == "it is tried once more with another seed"
+    assert [view.state for view in trainable.adapters("home", ME)] == [AdapterState.RESTING]
+    with trainable._parts.vault.reading() as connection:
+        again = next(work for work in all_work(connection) if work.what == RETRAIN)
+    assert (again.header["nearest"], again.header["seed"], again.header["tries"]) == ([row.version, 2], 1, 2)
+    assert proving._held.keys() == {"a_1"}
+    last = Task(replace(again, header={**again.header, "tries": MOST_TRIES}))
+    assert proving._again(last).endswith("version 1, which comes nearest, serves")  # the gate refused the last one
+    assert [view.state for view in trainable.adapters("home", ME)] == [AdapterState.SERVING]
+    assert proving._held == {}
 
 
 def test_what_was_erased_is_held_for_an_hour_at_most(trainable: MemOS, proving: Proving, clock: HandClock) -> None:
@@ -342,7 +369,8 @@ def test_after_training_anew_what_was_erased_is_answered_as_by_the_base_and_the_
     (view,) = until(asked, "it is trained and asked", 20 * LONG_S)
     assert view.state is WorkState.DONE
     assert "it knows 6 of 6 memories" in view.told
-    assert view.told.endswith("it answers 0 rightly, and the base model 0")
+    assert "it answers 0 rightly and" in view.told
+    assert "which answers 0 rightly" in view.told
     (serving,) = [one for one in learned.adapters("home", ME) if one.state is SERVING]
     assert {id for id, _ in serving.known} == set(ids_of(learned))
     found = learned.probe_adapter("home", 0, (), ME)
