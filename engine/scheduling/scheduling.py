@@ -45,6 +45,7 @@ from engine.tier_operations import Scheduled, SchedulerStatus
 from engine.vault import Change, Transaction
 
 LOOKED_AGAIN = timedelta(hours=1)  # though nothing was used or changed: what is warm cools
+FULL_AGAIN = timedelta(minutes=10)  # a cube that is nearly full, of which nothing could be archived
 TURNS_WAITING = 256  # for being learned; the log has all of them
 MOST_LOGGED = 1_000
 STEPS = 4  # of a run, for whoever watches it
@@ -71,6 +72,7 @@ class Scheduling:
         self._wake, self._ending, self._gate = threading.Event(), threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._last_run: datetime | None = None
+        self._full_again: datetime | None = None  # before that, a sweep reads no cube that is nearly full
         self._seen_revision, self._used, self._fit_due = -1, False, False
         self._remarks: tuple[str, ...] = ()
         answering.when_ended = self._replied
@@ -121,13 +123,13 @@ class Scheduling:
             if Part.ARCHIVE in self.parts_on:
                 upkeep.decay(self._parts)  # takes only time to come about, and is cheap to look for
             return
-        self.run(now)
+        self.run(now, quotas=self._full_again is None or now >= self._full_again)
         self._seen_revision = self._parts.vault.revision
 
     def run(
-        self, now: datetime | None = None, *, dry_run: bool = False, progress: Progress = silent
+        self, now: datetime | None = None, *, dry_run: bool = False, quotas: bool = True, progress: Progress = silent
     ) -> tuple[Scheduled, ...]:
-        """Plan, and carry it out; what was done, or (in a dry run) would be."""
+        """Plan, and carry it out; what was done, or (in a dry run) would be. `quotas`: also of nearly full cubes."""
         with self._running:
             now = now or self._parts.clock.now()
             on = self._able()
@@ -139,7 +141,7 @@ class Scheduling:
             progress(1, STEPS, "archiving")
             done += self._decayed(dry_run=dry_run) if Part.ARCHIVE in on else []
             progress(2, STEPS, "planning")
-            done += self._planned(now, on, dry_run=dry_run)
+            done += self._planned(now, on, dry_run=dry_run, quotas=quotas)
             progress(3, STEPS, "comparing")
             if Part.CONSOLIDATE in on and not self._budgets.is_quiet(now.astimezone()):
                 done += self._consolidating.run(now, dry_run=dry_run)
@@ -173,7 +175,7 @@ class Scheduling:
         with self._parts.vault.reading() as connection:
             return [moves_log.shown(row) for row in moves_log.rows(connection, since=before)]
 
-    def _planned(self, now: datetime, on: Collection[Part], *, dry_run: bool) -> list[Scheduled]:
+    def _planned(self, now: datetime, on: Collection[Part], *, dry_run: bool, quotas: bool) -> list[Scheduled]:
         tiers = bool({Part.KV, Part.PRELOAD, Part.LORA}.intersection(on))
         caches = self._caches.look()
         chances: dict[str, tuple[float, str]] = {}
@@ -181,9 +183,12 @@ class Scheduling:
             self._predicting.refresh()
             chances = self._predicting.chances(now, caches.kept)
         look = Look.ALL if tiers else Look.QUOTAS
-        state = read_state(self._parts, caches, now, chances, self._executor.lately(now), look)
+        state = read_state(self._parts, caches, now, chances, self._executor.lately(now), look, quotas=quotas)
         found = plan(state, self._budgets, now.astimezone(), frozenset(on))
         self._remarks = found.remarks
+        if quotas:
+            fruitless = state.policies and not any(move.part is Part.ARCHIVE for move in found.moves)
+            self._full_again = now + FULL_AGAIN if fruitless else None
         if dry_run:
             return [scheduled(move, 0, None, "planned") for move in found.moves]
         return self._executor.carry_out(found.moves, state.units, now)

@@ -78,14 +78,18 @@ def read_state(
     chances: Mapping[str, tuple[float, str]],
     lately: Mapping[str, tuple[Crossing, ...]],
     look: Look,
+    *,
+    quotas: bool = True,
 ) -> State:
-    """What there is to decide about. `lately` are crossings that only this process knows of."""
+    """What there is to decide about. `lately` are crossings that only this process knows of. `quotas`: of cubes
+    that are nearly full too, of which everything is read.
+    """
     kept = {} if caches is None else caches.kept
     tiers = look is not Look.QUOTAS
     with parts.vault.reading() as connection:
         cubes = {cube.name: cube for cube in queries.cubes(connection)}
         full: dict[str, CubePolicy] = {}
-        if look is not Look.CACHES:
+        if quotas and look is not Look.CACHES:
             full = {name: cube.policy for name, cube in cubes.items() if _is_nearly_full(connection, cube)}
         known, adapters = adapters_there(connection) if tiers else ({}, {})
         ids: set[str] = {*kept, *known} if tiers else set()

@@ -68,6 +68,22 @@ def test_a_cube_that_is_nearly_full_lets_go_of_the_longest_unused(memos: MemOS, 
     assert memos.verify(ME) == ()
 
 
+def test_a_full_cube_of_which_nothing_can_go_is_not_read_with_every_sweep(memos: MemOS, clock: HandClock) -> None:
+    ids = fill(memos, clock, CubePolicy(max_memories=LIMIT))
+    memos.govern(Govern(ids=tuple(ids), pinned=True), ME)
+    clock.pass_by(days=2)
+    memos.sweep()
+    memos.govern(Govern(ids=tuple(ids[:2]), pinned=False), ME)
+    clock.pass_by(minutes=1)
+    memos.sweep()
+    assert states(memos, *ids) == ["generated"] * LIMIT  # later
+    assert len(memos.run_scheduler(ME, dry_run=True)) == 2  # who asks is told at once
+    memos.govern(Govern(ids=(ids[1],), pinned=True), ME)
+    clock.pass_by(minutes=10)
+    memos.sweep()
+    assert states(memos, *ids[:3]) == ["archived", "generated", "generated"]
+
+
 def test_what_was_archived_can_be_taken_back_and_is_then_left_alone(memos: MemOS, clock: HandClock) -> None:
     fill(memos, clock, CubePolicy(max_memories=LIMIT))
     clock.pass_by(days=2)
