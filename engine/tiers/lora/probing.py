@@ -6,13 +6,13 @@ same most surely (its lead); and that the base model would not have said so (the
 there but says no more). The lead matters because what an adapter learned about one subject it also says, a little less
 surely, of its neighbours: nearly all false assertions are of this sort.
 
-The confidence is a logistic function of sureness and lead. It was set with ten adapters of the test model that were made
-with the questions of `making` (8 to 64 facts, 5 draws of facts), of which 98 % came back and nothing false. On three
-others, 64 facts of another draw, 25 trained anew, and one that two adapters of together 33 facts were fused into, 120 of
-122 came back, none false, and the expected calibration error was .013 to .016 of each. A steeper function fits these
-still better (512 of 515 in all, .005), but lets more of what is false through where an adapter was trained for so short
-a time that it says of strangers what it learned of others: one of nine assertions at these coefficients, two at steeper
-ones. What comes back is text with a confidence; nothing here keeps it.
+The confidence is a logistic function of sureness and lead. It was set with ten adapters of the test model that were
+made with the questions of `making` (8 to 64 facts, 5 draws of facts): 98 % of the facts came back, and nothing false.
+Of three others (64 facts of a new draw, 25 of an old one with other training, one into which two adapters of together
+33 facts were fused) 120 of 122 came back, none false, and the expected calibration error was .013 to .016 of each. A
+steeper function fits all of these better still (512 of 515, .005), but trusts adapters too far that were trained for
+too short a time: of one, one of nine assertions is false with these coefficients, and two with steeper ones. What
+comes back is text with a confidence; nothing here keeps it.
 """
 
 from __future__ import annotations
