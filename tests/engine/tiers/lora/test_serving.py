@@ -36,10 +36,11 @@ def logits(loaded, ids) -> torch.Tensor:
         return loaded.model(input_ids=torch.tensor([list(ids)])).logits
 
 
+GREEDY = Sampling(max_tokens=8, temperature=0.0)
+
+
 def generated(loaded, ids) -> str:
-    return "".join(
-        step.text for step in generate(loaded, ids, WorkingCache(loaded.model.config), Sampling(max_tokens=8))
-    )
+    return "".join(step.text for step in generate(loaded, ids, WorkingCache(loaded.model.config), GREEDY))
 
 
 @pytest.fixture
@@ -83,11 +84,7 @@ def test_requests_that_take_turns_on_the_models_thread_do_not_mix(loaded, first:
             worn = runner.call(lambda _, name=name: resident.wearing(name))
             ids = prompts_of(resident, made)[0]
             cache = WorkingCache(loaded.model.config)
-            jobs.append(
-                runner.stream(
-                    lambda _, worn=worn, ids=ids, cache=cache: generate(worn, ids, cache, Sampling(max_tokens=8))
-                )
-            )
+            jobs.append(runner.stream(lambda _, worn=worn, ids=ids, cache=cache: generate(worn, ids, cache, GREEDY)))
         said = ["".join(step.text for step in job) for job in jobs]
         expected = runner.call(
             lambda _: [generated(resident.wearing(name), prompts_of(resident, made)[0]) for name, made in asked]
