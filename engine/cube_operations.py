@@ -162,6 +162,7 @@ class Packed:
     digest: str  # of the file
     signed_by: str | None  # fingerprint
     redacted: str | None
+    remarks: tuple[str, ...] = ()  # which adapters are not in it, and why
 
 
 @dataclass(frozen=True, slots=True)

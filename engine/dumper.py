@@ -56,6 +56,7 @@ def pack(parts: Parts, request: Pack, caller: Caller, progress: Progress) -> Pac
     parts.vault.write(lambda transaction: transaction.audit("pack", request.cube, path=str(path)), caller)
     with keys.refusing(), parts.vault.reading_one_moment() as connection:
         plan = _plan(parts, connection, request, caller)
+        remarks = _without_adapters(connection, plan, request, caller, signed=signing is not None)
         written = write_bundle(
             path,
             plan.header,
@@ -70,7 +71,7 @@ def pack(parts: Parts, request: Pack, caller: Caller, progress: Progress) -> Pac
             replace=request.replace,
             progress=_one_scale(progress, total),
         )
-    return _noted(parts, request, path, written, caller)
+    return replace(_noted(parts, request, path, written, caller), remarks=remarks)
 
 
 def _target(parts: Parts, request: Pack) -> Path:
@@ -275,7 +276,7 @@ def _artifacts(
     for row in artifacts_of(connection, request.cube):
         if signed and not row.vouched:
             continue
-        if row.kind == ArtifactKind.LORA and not _may_go(connection, plan, row, adapters.get(row.id)):
+        if row.kind == ArtifactKind.LORA and _why_not(connection, plan, row, adapters.get(row.id)):
             continue
         if plan.reading.everything or _all_packed(connection, plan, row):
             header = ArtifactHeader(
@@ -294,13 +295,39 @@ def _artifacts(
             yield PackedArtifact(header, lambda blob=blob: blob)  # type: ignore[misc]
 
 
-def _may_go(connection: Connection, plan: _Plan, row: ArtifactRow, state: AdapterState | None) -> bool:
-    """Whether an adapter is passed on: none that failed, and none where anything was left out. What it was trained
+def _why_not(connection: Connection, plan: _Plan, row: ArtifactRow, state: AdapterState | None) -> str:
+    """Why an adapter is not passed on: none that failed, and none where anything was left out. What it was trained
     beside, that nothing else was to change, may have been that. One that came with a bundle and is no version here,
     since another program wrote it (None), goes as it came.
     """
-    passed = state in (AdapterState.SERVING, AdapterState.RESTING, None)
-    return passed and plan.redacted is None and not plan.without and _all_packed(connection, plan, row)
+    if state not in (AdapterState.SERVING, AdapterState.RESTING, None):
+        return "it did not pass the gate"
+    if plan.redacted is not None or plan.without:
+        return "memories of the cube are left out, and it may have been trained beside them"
+    if not _all_packed(connection, plan, row):
+        return "it rests on memories of another cube"
+    return ""
+
+
+def _without_adapters(
+    connection: Connection, plan: _Plan, request: Pack, caller: Caller, *, signed: bool
+) -> tuple[str, ...]:
+    """Which versions of the cube's adapter are not in the bundle, and why; of those that the caller may know of."""
+    remarks, versions = [], {row.artifact: row for row in adapters_of(connection, request.cube)}
+    for row in artifacts_of(connection, request.cube):
+        version = versions.get(row.id)
+        ids = [id for id, _ in row.sources]
+        if version is None or not visible(connection, ids, caller).issuperset(ids):
+            continue
+        if request.snapshot is not None:
+            why = "of a past moment none goes along"
+        elif signed and not row.vouched:
+            why = "it came with a file, and a signature would vouch for it: activate it first, which judges it"
+        else:
+            why = _why_not(connection, plan, row, version.state)
+        if why:
+            remarks.append(f"version {version.version} of the adapter is left out: {why}")
+    return tuple(remarks)
 
 
 def _all_packed(connection: Connection, plan: _Plan, row: ArtifactRow) -> bool:

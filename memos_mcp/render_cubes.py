@@ -145,6 +145,7 @@ def packed(outcome: Packed) -> dict[str, Any]:
         "digest": outcome.digest,
         "signed_by": outcome.signed_by,
         "redacted": outcome.redacted,
+        "remarks": list(outcome.remarks),
     }
 
 

@@ -123,6 +123,7 @@ def _put(
         f"sha256:{entry.sha256}",
         packed.signed_by,
         packed.redacted,
+        packed.remarks,
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from cubes.bundle import Bundle
 from cubes.encryption import AGE_START, IDENTITY
 from engine import keys
-from engine.errors import MemosError
+from engine.errors import Invalid, MemosError
 from memos_mcp.commands.memory import given
 from memos_mcp.commands.session import DONE, Failure, Session, Usage
 from memos_mcp.commands.unpacking import unpack as write_plain
@@ -41,6 +41,8 @@ ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasat
 def pack(session: Session, options: argparse.Namespace) -> int:
     if not options.file.endswith(BUNDLE):
         raise Usage(f"{options.file!r} does not end in {BUNDLE}: name a bundle, as in notes{BUNDLE}")
+    if not options.replace and os.path.lexists(path := absolute(options.file)):
+        raise Invalid(f"{path} is there already: --replace writes over it, or name another file")
     with asked_passphrase(session, options) as passphrase_file:
         wanted = {
             **packing(options, passphrase_file),
@@ -70,6 +72,8 @@ def say_packed(session: Session, result: dict[str, Any]) -> None:
     )
     if result["redacted"]:
         screen.line(f"left out: what is {result['redacted']} or more sensitive")
+    for remark in result["remarks"]:
+        screen.remark(remark)
     if result["signed_by"]:
         screen.line(f"signed by {result['signed_by']}")
     else:

@@ -78,6 +78,7 @@ def text(result: Result) -> str:
     ]
     if result["redacted"]:
         lines.append(f"Left out: what is {result['redacted']} or more sensitive.")
+    lines += [f"{remark[0].upper()}{remark[1:]}." for remark in result["remarks"]]
     return "\n".join(lines)
 
 
@@ -113,6 +114,7 @@ PACK_CUBE = Tool(
         digest=STRING,
         signed_by=MAYBE_STRING,
         redacted=MAYBE_STRING,
+        remarks=STRINGS,
     ),
     hints=Hints(read_only=False, destructive=True, idempotent=False),
     run=run,

@@ -120,6 +120,19 @@ def test_no_adapter_goes_where_anything_is_left_out(packing: MemOS, tmp_path: Pa
         assert less.manifest.artifacts == ()
 
 
+def test_which_versions_are_left_out_is_said_with_the_reason(packing: MemOS, tmp_path: Path):
+    def remarks(**more) -> list[str]:
+        path = tmp_path / "cube.memcube"
+        return list(packing.pack(Pack("default", path, sign=False, replace=True, **more), ME).remarks)
+
+    assert remarks() == ["version 2 of the adapter is left out: it did not pass the gate"]
+    secret = say(packing, "the vault opens with 9184")
+    packing.govern(Govern(ids=(secret,), sensitivity=Sensitivity.SECRET), ME)
+    first, second = remarks(redact=Sensitivity.SECRET)
+    assert first.startswith("version 1 of the adapter is left out: memories of the cube are left out")
+    assert second.startswith("version 2")
+
+
 def test_an_unpacked_adapter_is_loaded_by_peft_itself(
     packing: MemOS, tmp_path: Path, latest_wins: Path, loaded: Loaded, first: Trained
 ):

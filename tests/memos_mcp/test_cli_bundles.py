@@ -41,6 +41,7 @@ def test_packing_twice_gives_the_same_bytes_and_keeps_what_is_there(sh: Shell, b
     assert again.stat().st_mode & 0o077 == 0
     refused = sh("cube", "pack", "orchard", str(again))
     assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "--replace" in refused.err
     less = sh.good("cube", "pack", "orchard", str(again), "--replace", "--redact", "secret", "--no-embeddings")
     assert (less["memories"], less["redacted"]) == (1, "secret")
 
