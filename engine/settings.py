@@ -29,6 +29,7 @@ DEFAULT_LORA_KEPT = 5
 DEFAULT_LORA_MINUTES = 60.0
 DEFAULT_TRAINING_MINUTES = 30.0
 SCHEDULER_PARTS = ("archive", "kv", "preload", "lora", "consolidate")
+LOCAL_READER = "model"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 COMPRESSIONS = ("none", "int8", "int4")
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
@@ -159,7 +160,7 @@ def settings_from(environment: Mapping[str, str], *, data: Path | None = None) -
         scheduler=_parts(environment, "MEMOS_SCHEDULER", base.scheduler),
         quiet_hours=_hours(environment, "MEMOS_QUIET_HOURS"),
         training_minutes=_number(environment, "MEMOS_TRAINING_MINUTES", base.training_minutes),
-        reader=environment.get("MEMOS_READER") or None,
+        reader=_reader(environment, "MEMOS_READER"),
         reader_key=environment.get("MEMOS_READER_KEY", ""),
         reader_name=environment.get("MEMOS_READER_NAME", ""),
     )
@@ -189,6 +190,15 @@ def _choice(environment: Mapping[str, str], name: str, default: str, choices: Se
     if value not in choices:
         raise Invalid(f"{name} is {value!r}: use one of {', '.join(choices)}")
     return value
+
+
+def _reader(environment: Mapping[str, str], name: str) -> str | None:
+    """The local model, or the URL of a server. What is neither is not repeated where it may hold a key."""
+    value = environment.get(name, "").strip()
+    if not value or value == LOCAL_READER or value.lower().startswith(("http://", "https://")):
+        return value or None
+    shown = repr(value) if "/" not in value and "@" not in value else "no http URL"
+    raise Invalid(f"{name} is {shown}: use {LOCAL_READER} for the local model, or the URL of a server")
 
 
 def _parts(environment: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:

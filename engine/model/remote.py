@@ -146,11 +146,13 @@ class RemoteModel:
         try:
             response = self._response(connection, "POST", "/chat/completions", asked)
             if response.status != http.client.OK:
-                raise _refused(self._url, name, response.status, _read(self._url, response), self._variable)
+                raise _refused(
+                    self._url, name, response.status, _read(self._url, response, self._variable), self._variable
+                )
         except BaseException:
             connection.close()
             raise
-        return RemoteReply(self._url, connection, response, StopStrings(sampling.stop))
+        return RemoteReply(self._url, connection, response, StopStrings(sampling.stop), self._variable)
 
     def _first_model(self) -> str:
         """The first model that the server lists; none, where it lists none: it has one, and takes no name."""
@@ -161,7 +163,7 @@ class RemoteModel:
                     response = self._response(connection, "GET", "/models", None)
                     if response.status != http.client.OK:  # some cannot list what they serve well
                         return ""
-                    self._found = _first_id(_read(self._url, response))
+                    self._found = _first_id(_read(self._url, response, self._variable))
                 finally:
                     connection.close()
             return self._found
@@ -184,7 +186,7 @@ class RemoteModel:
             connection.request(method, self._path + path, body, headers)
             return connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise _unreachable(self._url, error) from None
+            raise _unreachable(self._url, error, self._variable) from None
 
 
 class RemoteReply(Iterator[str]):
@@ -200,10 +202,12 @@ class RemoteReply(Iterator[str]):
         connection: http.client.HTTPConnection,
         response: http.client.HTTPResponse,
         stops: StopStrings,
+        variable: str,
     ) -> None:
         self.reason = "stop"  # or length
         self.prompt_tokens = self.completion_tokens = self.reused_tokens = 0
-        self._url, self._connection, self._response, self._stops = url, connection, response, stops
+        self._url, self._variable = url, variable
+        self._connection, self._response, self._stops = connection, response, stops
         self._pieces = self._read()
 
     def __next__(self) -> str:
@@ -239,7 +243,7 @@ class RemoteReply(Iterator[str]):
             if rest := self._stops.rest():
                 yield rest
         except (OSError, http.client.HTTPException) as error:
-            raise _unreachable(self._url, error) from None
+            raise _unreachable(self._url, error, self._variable) from None
 
     def _said(self) -> Iterator[Said]:
         if not (self._response.getheader("Content-Type") or "").startswith("text/event-stream"):
@@ -310,11 +314,11 @@ def _formed(schema: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _read(url: str, response: http.client.HTTPResponse) -> bytes:
+def _read(url: str, response: http.client.HTTPResponse, variable: str) -> bytes:
     try:
         return response.read(MAX_ANSWER_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise _unreachable(url, error) from None
+        raise _unreachable(url, error, variable) from None
 
 
 def _first_id(answer: bytes) -> str:
@@ -360,10 +364,11 @@ def _fault(answer: bytes) -> Mapping[str, Any]:
     return fault if isinstance(fault, dict) else {"message": str(fault)}
 
 
-def _unreachable(url: str, error: Exception) -> Unavailable:
+def _unreachable(url: str, error: Exception, variable: str) -> Unavailable:
     """The system's own words are safe: they name no header."""
     if isinstance(error, TimeoutError):
         why = "it did not answer in time"
     else:
         why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-    return Unavailable(f"the model at {url} cannot be reached ({why}): start it, or name another one with --model")
+    other = "--model" if variable == "MEMOS_MODEL" else variable
+    return Unavailable(f"the model at {url} cannot be reached ({why}): start it, or name another one with {other}")

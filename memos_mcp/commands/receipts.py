@@ -78,7 +78,11 @@ def _counts(removed: dict[str, int]) -> str:
 
 def verify(session: Session, options: argparse.Namespace) -> int:
     """Whose signature it has; exit code 1 where it is false, or by a key that is not known here."""
-    found = receipts.verify_receipt(session.settings, _content(options.file))
+    raw = _content(options.file)
+    try:
+        found = receipts.verify_receipt(session.settings, raw)
+    except Invalid as error:
+        raise Invalid(f"{options.file}: {error}; `memos-mcp receipt show RECEIPT --json > FILE` writes one") from None
     receipt = found.receipt
     if session.screen.as_json:
         session.screen.json(

@@ -51,7 +51,10 @@ def test_a_receipt_in_a_file_is_verified(sh: Shell, erased: dict[str, Any], tmp_
 def test_what_is_no_true_receipt_is_refused_in_one_line(sh: Shell, erased: dict[str, Any], tmp_path: Path) -> None:
     forged = tmp_path / "forged.json"
     forged.write_text(json.dumps({**erased["receipt"], "erased": ["m_other"]}), "utf-8")
+    junk = tmp_path / "junk.json"
+    junk.write_text("[1]", "utf-8")
     wrong = {str(forged): "was changed after it was signed", str(tmp_path / "none.json"): "cannot be read"}
+    wrong[str(junk)] = f"{junk}: that is no receipt"
     for name, why in wrong.items():
         refused = sh("receipt", "verify", name)
         assert refused.code == 1

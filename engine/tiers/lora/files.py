@@ -84,7 +84,7 @@ def write_adapter(folder: Path, config: Any, tensors: Mapping[str, torch.Tensor]
         Conflict: there is something in that place.
     """
     if folder.exists():
-        raise Conflict(f"{folder.name} is there already: adapters are never written over")
+        raise Conflict(f"{folder.name} is there already: adapters are never written over, give another folder")
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.partial")
     partial.mkdir(mode=0o700, parents=True)
     try:

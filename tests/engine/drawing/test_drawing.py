@@ -391,6 +391,7 @@ def test_a_server_that_is_not_there_costs_no_turn(settings: Settings, clock: Han
     with opened(replace(settings, reader=url), clock) as memos:
         result = talk(memos, LIVES)
         assert "cannot be reached" in result.remarks[0]
+        assert result.remarks[0].count("another one with MEMOS_READER") == 1
         assert len(result.stored) == 1
 
 
