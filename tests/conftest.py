@@ -48,3 +48,15 @@ def until(condition: Callable[[], T], what: str, limit_s: float = LONG_S) -> T:
 @pytest.fixture
 def clock() -> HandClock:
     return HandClock()
+
+
+TRAINING = ("latest_wins", "trainable", "two_cubes", "first", "loaded")  # fixtures of tests that may train
+TRAINING_TIMEOUT_S = 1_800  # a training that takes a minute alone takes many where much else runs
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests that train longer: what they find does not depend on how long it takes."""
+    for item in items:
+        trains = not set(TRAINING).isdisjoint(getattr(item, "fixturenames", ()))
+        if trains and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TRAINING_TIMEOUT_S))
