@@ -62,6 +62,20 @@ def readable_cubes(parts: Parts, names: Sequence[str] | None, caller: Caller) ->
     return [known[name] for name in dict.fromkeys(names)]
 
 
+def existing_cube(parts: Parts, name: str, caller: Caller) -> MemCube:
+    """The cube that the caller named to put something into: none is made by a slip of the pen.
+
+    Raises:
+        NotFound: it does not exist (for this caller). NotAllowed: the caller may not write to it.
+    """
+    try:
+        (header,) = readable_cubes(parts, [name], caller)
+    except NotFound as error:
+        raise NotFound(f"{error}; make it first: memos-mcp cube create {name}") from None
+    require(caller.principal, header, Action.WRITE)
+    return header
+
+
 def writable_cube(transaction: Transaction, name: str) -> MemCube | None:
     """The cube if it exists and the caller may write to it; None if it does not exist and the caller may create it."""
     found = queries.cube(transaction.connection, name)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cubes import Action, Memory
+from cubes import Memory
 from engine.answering.answering import Answering
 from engine.distilling.askers import plain_principal, principal_of, still_writable
 from engine.distilling.effort import Effort
@@ -22,9 +22,8 @@ from engine.distilling.working import Kind, Task
 from engine.embeddings import SYSTEM
 from engine.erasing import lasting
 from engine.errors import Conflict, Invalid
-from engine.governance.access import require
 from engine.operations import MAX_REASON_CHARS, Caller, Progress, silent
-from engine.parts import Parts, readable_cubes
+from engine.parts import Parts, existing_cube
 from engine.reader.checks import check_text
 from engine.tier_operations import FuseAdapters, FusedAdapter
 from engine.tiers.lora.headers import source_pairs
@@ -57,7 +56,7 @@ def fuse_adapters(
         Unavailable: there is no local model. Busy: another training is under way. Cancelled: nothing was kept.
     """
     _check(request)
-    _may_change(parts, request.into, caller)
+    existing_cube(parts, request.into, caller)
     model = opened(answering, caller)
     rows = _rows(parts, model, request, caller)
     header = {
@@ -102,11 +101,6 @@ def _check(request: FuseAdapters) -> None:
         raise Invalid(f"give {MIN_PARTS} to {MAX_PARTS} different adapters to fuse; these are {len(named)}")
     if request.reason is not None:
         check_text(request.reason, "reason", MAX_REASON_CHARS)
-
-
-def _may_change(parts: Parts, cube: str, caller: Caller) -> None:
-    (header,) = readable_cubes(parts, [cube], caller)
-    require(caller.principal, header, Action.WRITE)
 
 
 def _rows(parts: Parts, model: Model, request: FuseAdapters, caller: Caller) -> list[AdapterRow]:

@@ -21,12 +21,12 @@ from engine.answering.answering import Answering
 from engine.distilling.opening import notes_of, opened, version_of
 from engine.errors import Invalid
 from engine.operations import Caller, Progress, Remember, silent
-from engine.parts import Parts, writable_cube
+from engine.parts import Parts, existing_cube
 from engine.reader import Draft
 from engine.text.origins import ADAPTER
 from engine.tier_operations import Recovered
 from engine.tiers.lora.headers import source_pairs
-from engine.vault import Transaction, queries
+from engine.vault import queries
 from engine.vault.adapters import AdapterRow
 
 if TYPE_CHECKING:
@@ -52,15 +52,15 @@ def recover_texts(
     told.
 
     Raises:
-        NotFound: there is no such cube or version for this caller. NotAllowed: `into` may not be changed.
+        NotFound: there is no such cube (`into` is not made) or version for this caller. NotAllowed: `into` may not be
+            changed.
         Conflict: the version cannot be used by the model that is loaded. Unavailable: there is no local model.
     """
     target = into or cube
     if into is not None and not keep:
         raise Invalid(f"cube {into!r} was named for texts that are not to be kept: ask to keep them, or leave it out")
     if keep:
-        with parts.vault.reading() as connection:
-            writable_cube(Transaction(connection, parts.vault.head, parts.clock.now(), caller), target)
+        existing_cube(parts, target, caller)
     model = opened(answering, caller)
     row = version_of(parts, model.adapters, cube, version, caller)
     notes = notes_of(parts, source_pairs(row))

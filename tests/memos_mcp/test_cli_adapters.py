@@ -95,6 +95,7 @@ def test_what_it_asserts_is_put_into_words_and_kept_when_told_to(sh: Shell, ids:
     rows = sh.good("tier", "text", "work", *MODEL)["texts"]
     assert {row["source"] for row in rows} >= set(ids)
     assert all(row["id"] is None for row in rows)
+    sh.good("cube", "create", "words")
     kept = sh.good("tier", "text", "work", "--keep", "--into", "words", *MODEL)["texts"]
     assert all(row["id"] for row in kept)
     found = sh.good("recall", "food of alice", "--cube", "words", "--response-format", "detailed")["memories"]

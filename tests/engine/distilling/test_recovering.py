@@ -7,9 +7,11 @@ import json
 import pytest
 
 from cubes import Action, Origin, Relation
+from engine.cube_operations import SetCube
 from engine.errors import Cancelled, Invalid, NotAllowed, NotFound
 from engine.memos import MemOS
 from engine.operations import Caller, Principal
+from engine.tier_operations import FuseAdapters
 from tests.engine.distilling.two_cubes import FACTS, TwoCubes
 from tests.engine.stores import ME, erase
 
@@ -27,6 +29,7 @@ def test_distilled_facts_come_back_with_a_confidence_and_their_source(both: MemO
 
 
 def test_what_is_kept_elsewhere_is_a_memory_that_names_its_source(both: MemOS, two_cubes: TwoCubes):
+    both.set_cube(SetCube("recovered"), ME)
     found = both.recover_texts("home", 0, ME, keep=True, into="recovered")
     kept = {memory.descriptive.id: memory for memory in both.memories("recovered", ME).memories}
     assert set(kept) == {one.id for one in found}
@@ -42,6 +45,7 @@ def test_what_is_kept_elsewhere_is_a_memory_that_names_its_source(both: MemOS, t
 
 
 def test_a_kept_text_goes_with_the_memory_that_it_came_from(both: MemOS, two_cubes: TwoCubes):
+    both.set_cube(SetCube("recovered"), ME)
     found = both.recover_texts("home", 0, ME, keep=True, into="recovered")
     one = next(one for one in found if one.agrees)
     assert one.id is not None
@@ -51,6 +55,7 @@ def test_a_kept_text_goes_with_the_memory_that_it_came_from(both: MemOS, two_cub
 
 
 def test_keeping_twice_stores_nothing_twice(both: MemOS):
+    both.set_cube(SetCube("recovered"), ME)
     first = both.recover_texts("home", 0, ME, keep=True, into="recovered")
     again = both.recover_texts("home", 0, ME, keep=True, into="recovered")
     assert [one.id for one in again] == [one.id for one in first]
@@ -72,9 +77,18 @@ def test_a_recovery_that_is_stopped_keeps_nothing(both: MemOS):
         if done > 0.3:
             raise Cancelled("enough")
 
+    both.set_cube(SetCube("recovered"), ME)
     with pytest.raises(Cancelled):
         both.recover_texts("home", 0, ME, stop, keep=True, into="recovered")
-    assert "recovered" not in {view.cube.name for view in both.cubes(ME)}
+    assert both.memories("recovered", ME).memories == ()
+
+
+def test_no_cube_is_made_by_a_slip_of_the_pen(both: MemOS):
+    with pytest.raises(NotFound, match="memos-mcp cube create recoverd"):
+        both.recover_texts("home", 0, ME, keep=True, into="recoverd")
+    with pytest.raises(NotFound, match="memos-mcp cube create recoverd"):
+        both.fuse_adapters(FuseAdapters((("home", 0), ("work", 0)), "recoverd"), ME)
+    assert "recoverd" not in {view.cube.name for view in both.cubes(ME)}
 
 
 def test_who_may_not_write_keeps_nothing_and_who_may_not_read_hears_nothing(both: MemOS):
