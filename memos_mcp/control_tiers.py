@@ -7,6 +7,7 @@ owner of the data folder, on this machine; paths are absolute, since the daemon 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -18,7 +19,7 @@ from engine.tier_operations import Distil, FuseAdapters, Held, Move, WorkView
 from memos_mcp import render_tiers
 from memos_mcp.control_cubes import FilePath
 from memos_mcp.control_model import OfModel, loaded
-from memos_mcp.wire import Arguments, CubeName, MemoryId, Reason, Whole, parse, unique
+from memos_mcp.wire import MAX_ID_CHARS, Arguments, CubeName, MemoryId, Reason, Whole, parse, unique
 
 if TYPE_CHECKING:
     from engine.memos import MemOS
@@ -119,7 +120,7 @@ class TextArguments(OfVersion):
 
 
 class CancelArguments(Arguments):
-    id: MemoryId
+    id: Annotated[str, Field(max_length=MAX_ID_CHARS)]  # one that is none of any work is not found
 
 
 # --- moves ----------------------------------------------------------------------------------------------------------
@@ -137,6 +138,9 @@ def move(memos: MemOS, asked: Asked) -> object:
         background=wanted.background,
         reason=wanted.reason,
     )
+    if request.to is not Held.PLAINTEXT and not request.dry_run:
+        memos.move(replace(request, dry_run=True), asked.caller, asked.progress)  # what cannot be is told of before
+        _with_the_model(memos, wanted, asked, [])
     return render_tiers.moved(memos.move(request, asked.caller, asked.progress))
 
 

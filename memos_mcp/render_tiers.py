@@ -36,6 +36,7 @@ def adapter(view: AdapterView) -> dict[str, Any]:
         "peak_bytes": view.peak_bytes,
         "created_at": when(view.created_at),
         "remarks": list(view.remarks),
+        "left_out": [{"id": id, "why": why} for id, why in view.left_out],
     }
 
 

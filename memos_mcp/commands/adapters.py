@@ -13,7 +13,7 @@ from typing import Any
 
 from memos_mcp.commands.chatting import model_source
 from memos_mcp.commands.memory import given
-from memos_mcp.commands.session import DONE, Session, Usage
+from memos_mcp.commands.session import DONE, FAILED, Session, Usage
 from memos_mcp.commands.tiers import bytes_in_words, memories_in_words
 
 HEADINGS = ("cube", "version", "state", "knows", "missed", "made", "size", "rank", "since", "")
@@ -73,11 +73,12 @@ def _row(row: dict[str, Any], *, loaded: bool) -> Sequence[object]:
 
 
 def _memories(row: dict[str, Any]) -> list[Sequence[object]]:
-    known = {item["id"] for item in row["known"]}
-    return [
-        (row["cube"], row["version"], f"{item['id']} v{item['version']}", "known" if item["id"] in known else "missed")
-        for item in row["sources"]
+    known, otherwise = {item["id"] for item in row["known"]}, "missed" if row["judged"] else "not judged"
+    taught = [
+        (f"{item['id']} v{item['version']}", "known" if item["id"] in known else otherwise) for item in row["sources"]
     ]
+    left_out = [(item["id"], f"left out: {item['why']}") for item in row["left_out"]]
+    return [(row["cube"], row["version"], memory, standing) for memory, standing in (*taught, *left_out)]
 
 
 def about(row: dict[str, Any]) -> str:
@@ -89,11 +90,16 @@ def about(row: dict[str, Any]) -> str:
     return f"version {row['version']} of the adapter of {row['cube']} {STATES[row['state']]}: {known}; {size}{took}"
 
 
+def refused(row: dict[str, Any]) -> bool:
+    """Whether the gate let a version not pass."""
+    return bool(row["state"] == "failed")
+
+
 def judged_in_words(row: dict[str, Any]) -> list[str]:
     """What the gate found of a version."""
     found = row["judged"]
     if found is None:
-        return ["nobody judged it here yet: memos-mcp tier activate does before it serves"]
+        return ["nobody judged it here yet: memos-mcp tier activate does before it serves", *row["remarks"]]
     lines = [
         f"right without the memories: {found['right']:.0%} of the probes (before: {found['right_before']:.0%})",
         f"right answers from other contexts: {found['scenes']:.0%} (before: {found['scenes_before']:.0%})",
@@ -103,7 +109,7 @@ def judged_in_words(row: dict[str, Any]) -> list[str]:
     ]
     if row["missed"]:
         lines.append(f"missed: {', '.join(row['missed'])}")
-    return [*lines, *(f"refused: {why}" for why in found["why"])]
+    return [*lines, *row["remarks"], *(f"refused: {why}" for why in found["why"])]
 
 
 def activate(session: Session, options: argparse.Namespace) -> int:
@@ -137,13 +143,17 @@ def fuse(session: Session, options: argparse.Namespace) -> int:
         done = session.call("fuse_adapters", request, bar)
     if session.screen.as_json:
         session.screen.json(done)
-        return DONE
+        return FAILED if refused(done["adapter"]) else DONE
     session.screen.line(f"{about(done['adapter'])}; made by {done['how']}")
     for row in done["tried"]:
         session.screen.remark(
             f"tried {row['how']}: {row['learned']:.0%} learned, {'passed' if row['passed'] else 'refused'}"
         )
-    return DONE
+    if not refused(done["adapter"]):
+        return DONE
+    for line in judged_in_words(done["adapter"]):
+        session.screen.remark(line)
+    return FAILED
 
 
 # --- what they know -------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from memos_mcp.commands.adapters import about, judged_in_words
+from memos_mcp.commands.adapters import about, judged_in_words, refused
 from memos_mcp.commands.chatting import model_source
 from memos_mcp.commands.memory import given
-from memos_mcp.commands.session import DONE, Session, Usage
+from memos_mcp.commands.session import DONE, FAILED, Session, Usage
 from memos_mcp.commands.tiers import memories_in_words
 
 HEADINGS = ("id", "cube", "what", "state", "asked", "")
@@ -71,14 +71,13 @@ def train(session: Session, options: argparse.Namespace) -> int:
         done = session.call("train", with_model(session, options, *names), bar)
     if session.screen.as_json:
         session.screen.json(done)
-        return DONE
-    if done["work"] is not None:
+    elif done["work"] is not None:
         _tell_of_work(session, done["work"]["id"])
-        return DONE
-    session.screen.line(about(done["adapter"]))
-    for line in judged_in_words(done["adapter"]):
-        session.screen.remark(line)
-    return DONE
+    else:
+        session.screen.line(about(done["adapter"]))
+        for line in judged_in_words(done["adapter"]):
+            session.screen.remark(line)
+    return FAILED if done["adapter"] is not None and refused(done["adapter"]) else DONE
 
 
 def work(session: Session, options: argparse.Namespace) -> int:

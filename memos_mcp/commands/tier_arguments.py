@@ -26,7 +26,17 @@ def version(text: str) -> int:
 
 
 def _version_or_none(text: str) -> int | None:
-    return None if text == NO_VERSION else version(text)
+    number = None if text == NO_VERSION else version(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError(f"versions begin with 1; {NO_VERSION} lets no version serve")
+    return number
+
+
+def _at_least_one(text: str) -> int:
+    """A number of which there must be some; without it, it is chosen."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is too few: use 1 or more, or leave it out to have it chosen")
+    return int(text)
 
 
 def _part(text: str) -> tuple[str, int]:
@@ -72,8 +82,8 @@ def _move(p: argparse.ArgumentParser) -> None:
 def _train(p: argparse.ArgumentParser) -> None:
     p.add_argument("cube", metavar="CUBE")
     p.add_argument("ids", nargs="*", metavar="ID", help="only these memories (default: all that may be trained on)")
-    p.add_argument("--rank", type=int, metavar="R", help="of the adapter's matrices")
-    p.add_argument("--steps", type=int, metavar="N", help="of training, at most")
+    p.add_argument("--rank", type=_at_least_one, metavar="R", help="of the adapter's matrices")
+    p.add_argument("--steps", type=_at_least_one, metavar="N", help="of training, at most")
     p.add_argument("--seed", type=int, metavar="N", help="the same seed and memories give the same adapter")
     p.add_argument("--no-activate", dest="activate", action="store_false", default=None, help="do not let it serve yet")
     p.add_argument("--background", action="store_true", default=None, help="do not wait for it")

@@ -124,6 +124,9 @@ def _drop_adapters(session: Session, options: argparse.Namespace) -> int:
         if there:
             versions = ", ".join(f"{row['version']} ({row['state']})" for row in there)
             _agreed(session, f"version {versions} of the adapter of {options.cube}")
+        elif options.version is None and not session.screen.as_json:
+            session.screen.line(f"there is no adapter of {options.cube}: nothing was dropped")
+            return DONE
     return _tell_of_drop(session, session.call("drop_adapter", given(options, "cube", "version")))
 
 

@@ -156,7 +156,9 @@ def test_what_cannot_be_done_is_refused_in_one_line(tmp_path: Path) -> None:
             (("tier", "train", "nowhere"), "nowhere"),
             (("tier", "move", "m_nowhere", "--to", "plaintext"), "m_nowhere"),
             (("tier", "adapters", "nowhere"), "nowhere"),
+            (("tier", "move", "m_nowhere", "--to", "lora"), "m_nowhere"),
             (("tier", "cancel", "w_nowhere"), "w_nowhere"),
+            (("tier", "cancel", "99"), "tier work"),
             (("tier", "export", "home", str(tmp_path / "out")), "no adapter"),
         )
         for words, complaint in cases:
@@ -164,5 +166,12 @@ def test_what_cannot_be_done_is_refused_in_one_line(tmp_path: Path) -> None:
             assert (done.code, done.out) == (1, ""), words
             assert complaint in done.err
             assert done.err.count("\n") == 1
-        for words in (("tier", "move", "--to", "kv"), ("tier", "fuse", "home", "--into", "both")):
+        for words in (
+            ("tier", "move", "--to", "kv"),
+            ("tier", "fuse", "home", "--into", "both"),
+            ("tier", "train", "home", "--rank", "0"),
+            ("tier", "train", "home", "--steps", "0"),
+            ("tier", "activate", "home", "0"),
+        ):
             assert sh(*words).code == 2, words
+        assert "there is no adapter of home" in sh("tier", "drop", "home", "--adapters").out
