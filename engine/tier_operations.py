@@ -68,6 +68,7 @@ class AdapterView:
     peak_bytes: int
     created_at: datetime
     remarks: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()  # memories that were to be taught to it and were not: why
 
 
 @dataclass(frozen=True, slots=True)

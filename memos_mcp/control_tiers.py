@@ -128,8 +128,6 @@ class CancelArguments(Arguments):
 
 def move(memos: MemOS, asked: Asked) -> object:
     wanted = parse(MoveArguments, asked.params)
-    if wanted.to != Held.PLAINTEXT.value and not wanted.dry_run:
-        _with_the_model(memos, wanted, asked, [wanted.cube] if wanted.cube is not None else [])
     request = Move(
         to=Held(wanted.to),
         ids=unique(wanted.ids or ()),

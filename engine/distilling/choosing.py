@@ -19,6 +19,7 @@ from engine.parts import Parts, check_ids, readable_cubes, seen_in
 from engine.vault import queries
 
 MOST_MEMORIES = 1_000  # of one adapter
+DISPUTED = "it contradicts another one, and which of them holds is not for an adapter to say"
 
 
 def unfit(memory: Memory, now: datetime) -> str | None:
@@ -70,8 +71,8 @@ def _all_of(parts: Parts, cube: str, ids: Sequence[str]) -> list[Memory]:
         return queries.complete(connection, records)
 
 
-def _undisputed(memories: Sequence[Memory]) -> list[Memory]:
-    """Without those that contradict one another: which of them holds is not for an adapter to say."""
+def _disputed(memories: Sequence[Memory]) -> set[str]:
+    """The ids of those that contradict one another: which of them holds is not for an adapter to say."""
     there = {memory.id for memory in memories}
     edges = [
         (memory.id, edge.source)
@@ -79,8 +80,20 @@ def _undisputed(memories: Sequence[Memory]) -> list[Memory]:
         for edge in memory.lineage
         if edge.relation is Relation.CONFLICTS_WITH and edge.source in there
     ]
-    disputed = {id for edge in edges for id in edge}
-    return [memory for memory in memories if memory.id not in disputed]
+    return {id for edge in edges for id in edge}
+
+
+def disputed_of(parts: Parts, cube: str) -> dict[str, int]:
+    """The memories of a whole cube that are left out for no other reason than `DISPUTED`, with their versions."""
+    now = parts.clock.now()
+    fit = [memory for memory in _all_of(parts, cube, ()) if unfit(memory, now) is None]
+    out = _disputed(fit)
+    return {memory.id: memory.version for memory in fit if memory.id in out}
+
+
+def _undisputed(memories: Sequence[Memory]) -> list[Memory]:
+    out = _disputed(memories)
+    return [memory for memory in memories if memory.id not in out]
 
 
 def _bounded(cube: str, memories: Sequence[Memory]) -> tuple[Memory, ...]:

@@ -20,7 +20,7 @@ from cubes import Memory
 from engine.answering.answering import Answering
 from engine.answering.notes import note_of
 from engine.distilling.askers import plain_principal, principal_of, still_writable
-from engine.distilling.choosing import chosen, remaining
+from engine.distilling.choosing import DISPUTED, chosen, disputed_of, remaining
 from engine.distilling.effort import Effort
 from engine.distilling.working import Kind, Task, Working
 from engine.embeddings import SYSTEM
@@ -30,6 +30,7 @@ from engine.operations import MAX_REASON_CHARS, Caller, Progress, silent
 from engine.parts import Parts
 from engine.reader.checks import check_text
 from engine.tier_operations import AdapterState, AdapterView, Distil, WorkView
+from engine.tiers.lora.headers import left_out_words
 from engine.vault import Change, Transaction
 from engine.vault.adapters import AdapterRow, adapters_of
 from engine.vault.checkpoints import Checkpoint, checkpoint_of, sweep_checkpoints
@@ -261,7 +262,7 @@ class Distilling:
             )
             with local.host.in_use():
                 trained = self._stepped(local, runner, task, run, memories)
-            return self._kept(local, task, trained, caller)
+            return self._kept(local, task, trained, run.sources, caller)
         finally:
             with self._changing:
                 self._run = None
@@ -303,10 +304,15 @@ class Distilling:
                 runner.call(lambda _: None)  # behind the end of what was given up
         raise Conflict("the training ended without a result: distil again")
 
-    def _kept(self, local: LocalModel, task: Task, trained: Trained, caller: Caller) -> AdapterRow:
+    def _kept(
+        self, local: LocalModel, task: Task, trained: Trained, sources: Mapping[str, int], caller: Caller
+    ) -> AdapterRow:
         from engine.tiers.lora.store import Made
 
         header, verdict = task.row.header, trained.verdict
+        out = [(id, sources[id], why) for id, why in trained.left_out.items()]
+        if not header.get("ids"):
+            out += [(id, version, DISPUTED) for id, version in disputed_of(self._parts, task.row.cube).items()]
         made = Made(
             cube=task.row.cube,
             config=trained.config,
@@ -320,6 +326,7 @@ class Distilling:
             subjects=trained.subjects,
             activate=bool(header.get("activate", True)),
             reason=header.get("reason"),
+            left_out=tuple(out),
         )
         row = local.adapters.keep(made, lambda transaction, row: task.settle(transaction, _words(row)))
         if row is None:
@@ -350,7 +357,8 @@ def _words(row: AdapterRow) -> str:
     known = sum(bool(one[2]) for one in sources)
     what = {AdapterState.SERVING: "serves", AdapterState.FAILED: "was refused by the gate"}.get(row.state, "rests")
     why = "".join(f"; {one}" for one in judged.get("why", ()))
-    return f"version {row.version} {what}: it knows {known} of {len(sources)} memories{why}"
+    left_out = "".join(f"; {one}" for one in left_out_words(row))
+    return f"version {row.version} {what}: it knows {known} of {len(sources)} memories{why}{left_out}"
 
 
 def _check(request: Distil) -> None:

@@ -15,7 +15,7 @@ from engine.answering.answering import Answering
 from engine.distilling.comparing import judge_adapter
 from engine.distilling.opening import manages, sees, version_of
 from engine.erasing import lasting_in
-from engine.errors import Conflict
+from engine.errors import Conflict, Invalid
 from engine.governance.access import require
 from engine.operations import Caller, InTier, Progress
 from engine.parts import Parts, readable_cubes, visible
@@ -131,6 +131,7 @@ class Adapters:
         Raises:
             NotFound, NotAllowed: as `row`; taking it out is sharing what it knows.
             Conflict: there is something in that place.
+            Invalid: nothing can be written there.
         """
         row = self.row(cube, version, caller, Action.SHARE)
         ids, path = [id for id, _ in source_pairs(row)], str(folder)
@@ -138,7 +139,11 @@ class Adapters:
         self._parts.vault.write(
             lambda transaction: transaction.audit("export_adapter", cube, ids, version=row.version, path=path), caller
         )
-        return self._answering.adapters.export(row, folder)
+        try:
+            return self._answering.adapters.export(row, folder)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise Invalid(f"the adapter cannot be written to {folder} ({why}): choose another folder") from error
 
 
 def _standing(row: AdapterRow | None, memory: Memory) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from cubes import Action, Memory
 from engine.answering.answering import Answering
-from engine.distilling.choosing import unfit
+from engine.distilling.choosing import DISPUTED, disputed_of, unfit
 from engine.distilling.distilling import Distilling
 from engine.distilling.opening import manages
 from engine.erasing import lasting_in
@@ -27,13 +27,15 @@ from engine.lifecycle.states import LIVE, is_expired
 from engine.operations import Caller, Progress
 from engine.parts import Parts, check_ids, existing, readable_cubes, seen_in
 from engine.tier_operations import AdapterState, AdapterView, Distil, Held, Move, Moved, WorkView
-from engine.tiers.lora.headers import known_pairs, source_pairs
+from engine.tiers.lora.headers import known_pairs, left_out, source_pairs
 from engine.vault import Transaction, queries
 from engine.vault.adapters import KIND as ADAPTER
 from engine.vault.adapters import AdapterRow, adapters_of
 from engine.vault.artifacts import ArtifactRow, artifacts_of, artifacts_with
 
 NOT_LEARNED = "the adapter does not answer what is asked about it: it is read as text"
+CAME_LATER = "it was not there yet when the training began: move it again"
+NOT_TRIED = "what the model cannot be asked about is left out of a training: only the training itself finds that out"
 A_WHOLE = "it is the whole of a long text: its pieces are moved, by their ids or with their cube"
 
 
@@ -146,15 +148,21 @@ class Moving:
         self, cube: str, memories: list[Memory], request: Move, caller: Caller, progress: Progress, outcome: _Outcome
     ) -> None:
         fit = self._fit(memories, request, outcome, for_training=True)
+        if request.cube is not None:
+            out = disputed_of(self._parts, cube)
+            outcome.skipped |= {memory.id: DISPUTED for memory in fit if memory.id in out}
+            fit = [memory for memory in fit if memory.id not in out]
         serving = self._serving(cube, caller)
-        known = set(known_pairs(serving)) if serving is not None else set()
-        there = [memory.id for memory in fit if (memory.id, memory.version) in known]
-        if fit and len(there) == len(fit):
+        there, left = self._settled(serving, fit)
+        if fit and len(there) + len(left) == len(fit):
             outcome.moved += there
-            outcome.remarks.append(f"the adapter that serves {cube!r} knows them already: nothing was trained")
+            outcome.skipped |= left
+            said = "knows them already" if there else "was made without them, for this reason"
+            outcome.remarks.append(f"the adapter that serves {cube!r} {said}: nothing was trained")
             return
         if request.dry_run or not fit:
             outcome.moved += [memory.id for memory in fit]
+            outcome.remarks += [NOT_TRIED] if fit and NOT_TRIED not in outcome.remarks else []
             return
         before = self._current(serving)
         ids = () if request.cube is not None else tuple(dict.fromkeys([*before, *(memory.id for memory in fit)]))
@@ -165,20 +173,27 @@ class Moving:
             return
         self._tell_of(made, fit, caller, outcome)
 
+    def _settled(self, serving: AdapterRow | None, fit: Sequence[Memory]) -> tuple[list[str], dict[str, str]]:
+        """Those that the adapter which serves knows, and those that it could not be taught, as they are now: why."""
+        loaded = self._answering.fingerprint
+        if serving is None or (loaded and serving.header["model"] != loaded):
+            return [], {}
+        known, out = set(known_pairs(serving)), {(id, version): why for id, version, why in left_out(serving)}
+        pairs = [(memory.id, memory.version) for memory in fit]
+        return [pair[0] for pair in pairs if pair in known], {pair[0]: out[pair] for pair in pairs if pair in out}
+
     def _tell_of(self, made: AdapterView, memories: Sequence[Memory], caller: Caller, outcome: _Outcome) -> None:
         outcome.adapter = made
         outcome.artifacts += 1
         why = "; ".join(made.judged.why) if made.judged is not None else ""
         serves = made.state is AdapterState.SERVING
         known = {id for id, _ in made.known}
-        trained = {id for id, _ in made.sources}
+        trained, untaught = {id for id, _ in made.sources}, dict(made.left_out)
         for memory in memories:
             if serves and memory.id in known:
                 outcome.moved.append(memory.id)
             elif memory.id not in trained:
-                outcome.skipped[memory.id] = (
-                    "it contradicts another one: which of them holds is not for an adapter to say"
-                )
+                outcome.skipped[memory.id] = untaught.get(memory.id, CAME_LATER)
             else:
                 outcome.skipped[memory.id] = NOT_LEARNED if serves else f"the adapter was refused: {why}"
         if not serves:

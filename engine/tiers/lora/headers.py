@@ -44,6 +44,7 @@ def header_of(made: Made, blob: str, size: int, now: datetime) -> dict[str, Any]
         "peak_bytes": made.peak_bytes,
         "created_at": now.isoformat(),
         "reason": made.reason,
+        "left_out": [list(one) for one in made.left_out],
     }
 
 
@@ -103,6 +104,23 @@ def known_pairs(row: AdapterRow) -> tuple[tuple[str, int], ...]:
     return tuple((id, version) for id, version, known in row.header.get("sources", ()) if known)
 
 
+def left_out(row: AdapterRow) -> tuple[tuple[str, int, str], ...]:
+    """The memories that were to be taught to a version and were not, with their versions, and why."""
+    return tuple((id, version, why) for id, version, why in row.header.get("left_out", ()))
+
+
+def left_out_words(row: AdapterRow) -> tuple[str, ...]:
+    """The same in words, one line for each reason."""
+    out, by_why = left_out(row), dict[str, list[str]]()
+    for id, _, why in out:
+        by_why.setdefault(why, []).append(id)
+    taught = len(source_pairs(row))
+    return tuple(
+        f"{taught} of {taught + len(out)} memories were taught; {len(ids)} left out: {why}: {', '.join(ids)}"
+        for why, ids in by_why.items()
+    )
+
+
 def view_of(row: AdapterRow, model: str) -> AdapterView:
     """A version as people see it. `model`: the fingerprint of the model that is loaded; empty: none is."""
     told = row.header
@@ -119,13 +137,15 @@ def view_of(row: AdapterRow, model: str) -> AdapterView:
         rank=int(told.get("rank", 0)),
         sources=source_pairs(row),
         known=known_pairs(row),
-        missed=tuple(id for id, _, known in told.get("sources", ()) if not known),
+        missed=tuple(id for id, _, known in told.get("sources", ()) if not known) if told.get("judged") else (),
         judged=judged_of(told),
         parents=tuple(told.get("parents", ())),
         steps=int(told.get("steps", 0)),
         seconds=float(told.get("seconds", 0.0)),
         peak_bytes=int(told.get("peak_bytes", 0)),
         created_at=datetime.fromisoformat(told["created_at"]) if there else row.changed_at,
+        remarks=left_out_words(row),
+        left_out=tuple((id, why) for id, _, why in left_out(row)),
     )
 
 

@@ -63,6 +63,7 @@ def questions_for(
         fit=fit,
         rivals=rivals_among(one.value for one in given),
         unasked=tuple(note.id for note in notes if note.id not in asked),
+        replaced=tuple(note.id for note in notes if _replaced(note, stale)),
     )
     return (yield from understanding(loaded, framed, draw))
 

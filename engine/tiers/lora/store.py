@@ -63,6 +63,7 @@ class Made:
     subjects: tuple[str, ...] = ()  # that it can be asked about; they are dropped with it
     activate: bool = True  # where it passed
     reason: str | None = None
+    left_out: tuple[tuple[str, int, str], ...] = ()  # memories that were to be taught, with their versions: why not
 
     @property
     def sources(self) -> tuple[tuple[str, int], ...]:

@@ -40,7 +40,9 @@ def chosen(rows: Sequence[AdapterRow], cube: str, version: int) -> AdapterRow:
         return found[0]
     known = ", ".join(str(row.version) for row in there)
     which = "that serves" if version == 0 else f"{version}"
-    remedy = f"there are {known}" if known else f"distil one first (`memos-mcp tier train {cube}`)"
+    remedy = f"there are {known}" if known else f"train one first (`memos-mcp tier train {cube}`)"
+    if known and version == 0:
+        remedy += f"; `memos-mcp tier activate {cube} N` lets one serve"
     raise NotFound(f"cube {cube!r} has no adapter version {which}: {remedy}")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from cubes import Action, Sensitivity
 from engine.cube_operations import Govern
+from engine.distilling.choosing import DISPUTED
 from engine.errors import Busy, Invalid, MemosError, NotAllowed, NotFound, Unavailable
 from engine.operations import Caller, Forget, Principal
 from engine.tier_operations import Held, Move
@@ -81,6 +82,32 @@ def test_what_the_serving_adapter_knows_is_trained_on_no_more(tried: Tried) -> N
     assert (done.moved, done.adapter, done.work) == ((tried.ids[1],), None, None)
     assert tried.memos.work(ME) == ()
     assert [view.version for view in tried.memos.adapters("home", ME)] == [1]
+
+
+def test_what_an_adapter_could_not_be_taught_is_said_with_its_reason_and_not_tried_again(tried: Tried) -> None:
+    tried.keep(tried.ids[:3], left_out=((tried.ids[3], 1, "the model cannot be asked about it"),))
+    (view,) = tried.memos.adapters("home", ME)
+    assert view.left_out == ((tried.ids[3], "the model cannot be asked about it"),)
+    assert view.remarks == (
+        f"3 of 4 memories were taught; 1 left out: the model cannot be asked about it: {tried.ids[3]}",
+    )
+    done = tried.memos.move(Move(Held.LORA, cube="home"), ME)
+    assert set(done.moved) == set(tried.ids[:3])
+    assert done.skipped == ((tried.ids[3], "the model cannot be asked about it"),)
+    assert tried.memos.work(ME) == ()
+
+
+def test_a_rehearsal_leaves_out_what_a_training_of_the_cube_would(tried: Tried) -> None:
+    other = say(tried.memos, "the color of dave is blue .", cube="home")
+    disputed, rest = tried.ids[2], {tried.ids[0], tried.ids[1], tried.ids[3]}
+    done = tried.memos.move(Move(Held.LORA, cube="home", dry_run=True), ME)
+    assert dict(done.skipped) == {disputed: DISPUTED, other: DISPUTED}
+    assert set(done.moved) == rest
+    assert any("only the training itself" in said for said in done.remarks)
+    tried.keep(sorted(rest))
+    known = tried.memos.move(Move(Held.LORA, cube="home"), ME)
+    assert (set(known.moved), len(known.skipped)) == (rest, 2)
+    assert tried.memos.work(ME) == ()
 
 
 def test_a_move_to_lora_asks_for_a_training_on_these_beside_what_served(tried: Tried) -> None:
@@ -160,6 +187,9 @@ def test_versions_are_dropped_and_taken_out(tried: Tried, tmp_path) -> None:
         tried.keep(tried.ids[:2])
     folder = tried.memos.export_adapter("home", 2, tmp_path / "out", ME)
     assert {path.name for path in folder.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Invalid, match=str(tmp_path / "file")):
+        tried.memos.export_adapter("home", 2, tmp_path / "file" / "out", ME)
     assert tried.memos.drop_adapter("home", 2, ME) == 1
     assert [view.state for view in tried.memos.adapters("home", ME)] == ["resting", "gone", "serving"]
     assert tried.memos.drop_adapter("home", None, ME) == 2

@@ -155,7 +155,7 @@ def test_dropping_a_version_leaves_the_others(kept: Kept):
     assert kept.adapters.drop("default", None, ME) == 1
     assert kept.states() == [GONE, GONE]
     assert kept.adapters.drop("default", None, ME) == 0
-    with pytest.raises(NotFound, match="distil one first"):
+    with pytest.raises(NotFound, match="train one first"):
         kept.adapters.drop("default", 1, ME)
 
 
