@@ -55,7 +55,11 @@ DESCRIPTIONS = {
     Place.SNAPSHOTS: ("snapshots of a cube", "The named moments of one cube, to which it can be rolled back"),
     Place.CUBE_HISTORY: ("history of a cube", "Every version of one cube's header, oldest first"),
     Place.ARTIFACTS: ("artifacts of a cube", "What was derived from the cube for a local model"),
-    Place.MEMORY: ("memory", "One memory with header and lineage, as JSON and as Markdown"),
+    Place.MEMORY: (
+        "memory",
+        "One memory with header and lineage, as JSON and as Markdown. `tier`: where it is kept; `tiers`: what was made "
+        "of it for a model",
+    ),
     Place.HISTORY: ("history of a memory", "Every version of one memory, oldest first"),
 }
 
