@@ -53,7 +53,7 @@ def chosen(parts: Parts, cube: str, ids: Sequence[str], caller: Caller) -> tuple
         if id not in found or found[id].cube != cube or found[id].governance.sensitivity not in seen:
             raise NotFound(no_memory(id))
         if (why := unfit(found[id], now)) is not None:
-            raise Invalid(f"{id} cannot be distilled: {why}; leave it out")
+            raise Invalid(f"{id} cannot be trained on: {why}; leave it out")
     fit = [memory for memory in found.values() if unfit(memory, now) is None]
     return _bounded(cube, fit if wanted else _undisputed(fit))
 
@@ -99,7 +99,7 @@ def _undisputed(memories: Sequence[Memory]) -> list[Memory]:
 def _bounded(cube: str, memories: Sequence[Memory]) -> tuple[Memory, ...]:
     if not memories:
         raise Invalid(
-            f"cube {cube!r} holds nothing to distil: memories that are live, of normal sensitivity and undisputed"
+            f"cube {cube!r} holds nothing to train on: memories that are live, of normal sensitivity and undisputed"
         )
     if len(memories) > MOST_MEMORIES:
         raise TooLarge(

@@ -29,7 +29,7 @@ from engine.errors import Busy, Conflict, Invalid, MemosError
 from engine.operations import MAX_REASON_CHARS, Caller, Progress, silent
 from engine.parts import Parts
 from engine.reader.checks import check_text
-from engine.tier_operations import AdapterState, AdapterView, Distil, WorkView
+from engine.tier_operations import AdapterState, AdapterView, Distil, WorkState, WorkView
 from engine.tiers.lora.headers import left_out_words
 from engine.vault import Change, Transaction
 from engine.vault.adapters import AdapterRow, adapters_of
@@ -142,7 +142,7 @@ class Distilling:
         if request.background:
             return self.working.view(self._queued(request.cube, header, caller))
         local, _ = self._answering.for_training(caller)
-        with self.training():
+        with self.training(lambda: self._same(request)):
             kept = self.working.now(
                 DISTIL,
                 request.cube,
@@ -189,14 +189,26 @@ class Distilling:
         """How the work stands, in words, for the status."""
         return self.working.told(caller)
 
+    def _same(self, request: Distil) -> str | None:
+        """The work, if there is one under way, that trains on what this request asks for."""
+        with self._parts.vault.reading() as connection:
+            rows = open_work(connection, DISTIL, request.cube)
+        running = [row for row in rows if row.state is WorkState.RUNNING]
+        return next((row.id for row in running if set(row.header.get("ids", ())) == set(request.ids)), None)
+
     @contextlib.contextmanager
-    def training(self) -> Iterator[None]:
-        """Be the one who trains.
+    def training(self, same: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+        """Be the one who trains. `same`: the work that is this very training, if that is under way.
 
         Raises:
             Busy: somebody else is.
         """
         if not self._one_at_a_time.acquire(blocking=False):
+            if (id := same()) is not None:
+                raise Busy(
+                    f"this very training is under way already, as {id}: it goes on in the background if who began it "
+                    f"was cut off; `memos-mcp tier work` shows how far it is, `memos-mcp tier cancel {id}` ends it"
+                )
             raise Busy(
                 "another training is under way: wait for it, cancel it (`memos-mcp tier work` and `memos-mcp tier "
                 "cancel`), or ask for this one in the background"
@@ -245,7 +257,7 @@ class Distilling:
             return self._train(task, memories, caller)
         except _Changed:
             raise Conflict(
-                "a memory changed, or was forgotten, while it was being distilled: nothing was kept; distil again"
+                "a memory changed, or was forgotten, while it was trained on: nothing was kept; train again"
             ) from None
 
     def _train(self, task: Task, memories: Sequence[Memory], caller: Caller) -> AdapterRow:
@@ -302,7 +314,7 @@ class Distilling:
         finally:
             with contextlib.suppress(MemosError):  # the model was unloaded: nothing is left either
                 runner.call(lambda _: None)  # behind the end of what was given up
-        raise Conflict("the training ended without a result: distil again")
+        raise Conflict("the training ended without a result: train again")
 
     def _kept(
         self, local: LocalModel, task: Task, trained: Trained, sources: Mapping[str, int], caller: Caller

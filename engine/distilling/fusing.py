@@ -113,7 +113,7 @@ def _rows(parts: Parts, model: Model, request: FuseAdapters, caller: Caller) -> 
         raise Invalid("these are the same adapter: name another version, or that of another cube")
     fingerprints = {str(row.header["model"]) for row in rows.values()}
     if len(fingerprints) > 1:
-        raise Conflict("these adapters were made for different models: distil those of one anew with the other's model")
+        raise Conflict("these adapters were made for different models: train those of one anew with the other's model")
     memories = {id for row in rows.values() for id, _ in source_pairs(row)}
     if len(memories) > MOST_MEMORIES:
         raise Invalid(f"together they are made from {len(memories)} memories: at most {MOST_MEMORIES} fit into one")

@@ -117,7 +117,7 @@ def notes_of(parts: Parts, pairs: Iterable[tuple[str, int]]) -> tuple[Note, ...]
         found = queries.records(connection, list(wanted))
     for id, version in wanted.items():
         if id not in found or found[id].memory.version != version:
-            raise Conflict(f"{id} changed, so that the adapter that was made from it is none any more: distil anew")
+            raise Conflict(f"{id} changed, so that the adapter that was made from it is none any more: train anew")
     return tuple(sorted((note_of(record.memory) for record in found.values()), key=lambda note: (note.at, note.id)))
 
 

@@ -288,7 +288,7 @@ class _Run:
         """Whether training goes on, cools down, or ends."""
         plan = self._plan
         if plan.max_bytes and (added := self._peak() - self._before) > plan.max_bytes:
-            raise TooLarge(f"distilling added {added} bytes, more than {plan.max_bytes}: use a smaller batch or rank")
+            raise TooLarge(f"training added {added} bytes, more than {plan.max_bytes}: use a smaller batch or rank")
         if plan.max_seconds and self._clock() - self._begun > plan.max_seconds:
             self._last, self._ended = self._done, "time"
         recent = self._held[-plan.held_steps :]

@@ -108,7 +108,7 @@ def read_card(folder: Path) -> Card:
     """
     path = folder / CARD
     if not path.is_file():
-        raise NotFound(f"{folder.name} has no {CARD}, so nobody knows for which model it is: distil or import it anew")
+        raise NotFound(f"{folder.name} has no {CARD}, so nobody knows for which model it is: train or import it anew")
     try:
         if path.stat().st_size > MAX_CARD_BYTES:
             raise ValueError("it is too large")
@@ -212,7 +212,7 @@ def _refuse_other_model(card: Card, called: str, model: str) -> None:
     if card.model != model:
         raise Conflict(
             f"the adapter {called} was made for the model {card.model[:19]}…, the one that is loaded is "
-            f"{model[:19]}…: load that model, or distil the memories anew for this one"
+            f"{model[:19]}…: load that model, or train on the memories anew for this one"
         )
 
 

@@ -85,7 +85,7 @@ def gathering(
         Invalid: there is nothing to distil, or the model answers none of the questions rightly.
     """
     if not notes:
-        raise Invalid("there is no memory to distil: name at least one")
+        raise Invalid("there is no memory to train on: name at least one")
     draw = random.Random(seed)
     asked = list(_asked(loaded, tuple(notes), questions, draw, others, replayed))
     said = yield from asking(

@@ -311,7 +311,7 @@ class AdapterStore:
         if row.header["model"] != model:
             raise Conflict(
                 f"the adapter of cube {row.cube!r} (version {row.version}) was made for another model than the one "
-                "that is loaded and is not used: load that model, or distil the memories anew"
+                "that is loaded and is not used: load that model, or train on the memories anew"
             )
         if int(row.header["bytes"]) > max(self._settings.lora_ram_bytes, LEAST_READ_BYTES):
             raise TooLarge(

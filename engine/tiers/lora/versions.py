@@ -63,6 +63,6 @@ def require_passed(connection: Connection, row: AdapterRow) -> None:
     if judged is None:
         raise Conflict(f"{called} was never judged here: activate it when its model is loaded, and it is judged first")
     if judged.why:
-        raise Conflict(f"{called} did not pass: {'; '.join(judged.why)}; distil anew, or activate another version")
+        raise Conflict(f"{called} did not pass: {'; '.join(judged.why)}; train anew, or activate another version")
     if not are_current(connection, source_pairs(row)):
-        raise Conflict(f"{called} was made from memories that are others by now: distil anew")
+        raise Conflict(f"{called} was made from memories that are others by now: train anew")

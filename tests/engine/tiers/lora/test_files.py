@@ -56,7 +56,7 @@ def test_another_or_a_changed_base_is_refused(loaded, first: Trained, latest_win
     next(iter(weights.values())).view(-1)[0] += 1e-3
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     resident = Resident(load(str(other), Settings(data=tmp_path, model_device="cpu"), lambda _: None), 1 << 30)
-    with pytest.raises(Conflict, match="distil the memories anew"):
+    with pytest.raises(Conflict, match="train on the memories anew"):
         resident.load("of-first", first.folder)
     assert resident.adapters == ()
 
