@@ -239,7 +239,7 @@ def test_neither_cancelling_nor_closing_waits_for_replies_that_go_first(trainabl
 def test_a_memory_that_changes_under_a_training_ends_it_and_nothing_is_kept(trainable: MemOS) -> None:
     first = ids_of(trainable)[0]
     with pytest.raises(Conflict, match="train again"):
-        distilled(trainable, progress=at(0.2602, lambda: archive(trainable, first)), steps=ENDLESS)
+        distilled(trainable, progress=at(0.2002, lambda: archive(trainable, first)), steps=ENDLESS)
     nothing_is_left(trainable)
     assert [view.state for view in trainable.work(ME)] == [WorkState.FAILED]
 
