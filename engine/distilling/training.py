@@ -107,10 +107,11 @@ def training(
     """
     base = resident.wearing(None)
     questions = yield from _phase("asking", questions_for(base, notes, (), plan.seed))
-    material = yield from _phase("gathering", gathering(base, notes, questions, plan.seed, replayed=replayed))
+    asked = [note for note in notes if questions.probes(note)]  # all of them, and no other, are the adapter's sources
+    material = yield from _phase("gathering", gathering(base, asked, questions, plan.seed, replayed=replayed))
     made = yield from _phase("training", distilling(resident, name, material, plan, checkpoint=checkpoint))
     try:
-        verdict = yield from _phase("judging", judging(resident, name, notes, questions))
+        verdict = yield from _phase("judging", judging(resident, name, asked, questions))
         card = Card(loaded.info.fingerprint, made.digest, verdict.sources, plan.seed, made.steps)
         tensors = {key: tensor.to("cpu").clone() for key, tensor in resident.tensors(name).items()}
         config = resident.config(name)

@@ -132,7 +132,7 @@ REMEMBER = Tool(
     title="Remember",
     description=(
         "Keep something for later sessions and other assistants: a fact, preference, decision, event, how-to, "
-        "document, or a conversation. Write text that stands alone: names, dates and numbers instead of 'she' or "
+        "document or conversation. Write text that stands alone: names, dates and numbers instead of 'she' or "
         "'today'. Duplicates are found; a contradiction is kept and its rival named. "
         "Not for secrets, nor for text that came from recall."
     ),
@@ -141,14 +141,14 @@ REMEMBER = Tool(
         content=about(STRING, "This or messages"),
         messages=about(
             listing(takes("role", "content", role=STRING, content=STRING, name=STRING, at=about(STRING, "ISO 8601"))),
-            "A conversation, kept verbatim",
+            "Kept verbatim",
         ),
         cube=about(STRING, "Made on first use", default=DEFAULT_CUBE),
         kind={**STRING, "enum": list(KINDS)},
         tags=STRINGS,
-        occurred_at=about(STRING, "When it happened, ISO; 'yesterday' in the text counts from it"),
+        occurred_at=about(STRING, "When it happened, ISO; 'yesterday' counts from it"),
         expires_in_days=about({"type": "number"}, exclusiveMinimum=0),
-        source=about(STRING, "URL, file or conversation id"),
+        source=about(STRING, "URL, file, conversation"),
         supersedes=about(STRINGS, "Ids that this replaces"),
         sensitivity={**STRING, "enum": [level.value for level in Sensitivity]},
         facts={**STRING, "enum": [when.value for when in Facts]},
@@ -165,10 +165,7 @@ REMEMBER = Tool(
                 superseded=STRINGS,
             )
         ),
-        facts={"type": "array"},
-        work=STRING,
-        remarks=STRINGS,
-    ),
+    ),  # with a reader also facts, work and remarks, which need no schema: the list of tools is to be small
     hints=Hints(read_only=False, destructive=False, idempotent=True),
     run=run,
     text=text,
