@@ -58,8 +58,9 @@ def test_an_erasure_that_was_killed_leaves_no_adapter_that_knows_what_was_erased
     with opened(without_model(store)) as memos:
         assert [view.state for view in memos.adapters("home", ME)] == [AdapterState.GONE]
         assert "retrain of cube 'home'" in memos.status(ME).work[0]
-    (view,) = gone_on_with(store)
-    assert len(view.sources) == 2
+    made = gone_on_with(store)  # with the steps of a test the gate refuses most of them, and others are tried
+    assert made
+    assert {len(view.sources) for view in made} == {2}
 
 
 def test_a_kill_while_versions_are_brought_into_service_leaves_one_that_serves_or_none(store: Settings) -> None:
